@@ -1,0 +1,1 @@
+"""Denoised MDPs (Wang et al., ICML 2022): world models that tell signal from noise."""

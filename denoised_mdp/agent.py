@@ -1,0 +1,167 @@
+"""The agent: what is learned, how it acts, how it is updated. Pure functions over a `TrainState`, jitted.
+
+Shapes: K = updates in a chunk, T = time, B = batch, H W = image, A = action.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from denoised_mdp.actor_critic import DynamicsLearner
+from denoised_mdp.config import Config
+from denoised_mdp.latent import Factor, Latent
+from denoised_mdp.nets import ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder
+from denoised_mdp.optimizer import Adam
+from denoised_mdp.transition import Transition
+from denoised_mdp.world_model import Batch, Objective, WorldModel, model_loss, pixels
+
+
+class TrainState(NamedTuple):
+    """All that learning changes: one pytree, saved and restored as a whole."""
+
+    world_model: WorldModel
+    model_moments: optax.OptState
+    policy: Any  # the state of a policy learner; it has an `actor`
+    updates: jax.Array  # [], gradient updates so far
+
+
+class ActingState(NamedTuple):
+    """What an agent remembers between two steps of an episode, for N environments."""
+
+    latent: Latent[Factor]  # [N, ...]
+    action: jax.Array  # [N, A], the last one
+
+
+class Agent:
+    """The functions of one configuration. Holds numbers and optimisers, never parameters."""
+
+    def __init__(self, config: Config, action_size: int):
+        self.config, self.action_size = config, action_size
+        model, policy = config.model, config.policy
+        split = model.beta_free_nats_x
+        self.objective = Objective(
+            alpha=model.alpha,
+            beta=Latent(model.beta_x, model.beta_y, model.beta_z),
+            free_nats=Latent(model.free_nats_x, model.free_nats_y, model.free_nats_z),
+            beta_free_nats_x=model.beta_x if split is None else split,
+            reward_weight=model.reward_weight,
+        )
+        self.model_optimizer = Adam(model.learning_rate, epsilon=model.adam_epsilon, clip_norm=model.clip_norm)
+        self.learner = DynamicsLearner(
+            actor_widths=policy.actor_widths,
+            critic_widths=policy.critic_widths,
+            actor_optimizer=Adam(policy.actor_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm),
+            critic_optimizer=Adam(policy.critic_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm),
+            discount=policy.discount,
+            lambda_=policy.lambda_,
+            horizon=policy.horizon,
+            start_every=policy.start_every,
+            entropy=policy.entropy,
+        )
+        self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0)
+        self.act = jax.jit(self._act, static_argnames="explore")
+
+    def create(self, seed: int) -> TrainState:
+        """Freshly initialised parameters."""
+        rngs = nnx.Rngs(seed)
+        model, size = self.config.model, self.config.env.image_size
+        belief = Latent(model.x.belief, model.y.belief, model.z.belief)
+        state = Latent(model.x.state, model.y.state, model.z.state)
+        width = sum(belief) + sum(state)
+        if model.encoder == "conv":
+            encoder = ConvEncoder(size, model.embedding, rngs)
+        else:
+            encoder = PatchEncoder(size, model.patch_channels, model.embedding, rngs)
+        if model.decoder == "conv":
+            decoder = ConvDecoder(size, width, model.embedding, rngs)
+        else:
+            decoder = PatchDecoder(size, width, model.embedding, model.patch_channels, rngs)
+        transition = Transition(
+            belief=belief,
+            state=state,
+            action=self.action_size,
+            embedding=model.embedding,
+            min_stddev=model.min_stddev,
+            z_prior_uses_y=model.z_prior_uses_y,
+            rngs=rngs,
+        )
+        world_model = WorldModel(
+            encoder,
+            decoder,
+            transition,
+            reward_widths=model.reward_widths,
+            continue_head=model.continue_head,
+            rngs=rngs,
+        )
+        policy = self.learner.init(model.x.belief + model.x.state, self.action_size, rngs)
+        return TrainState(world_model, self.model_optimizer.init(world_model), policy, jnp.zeros((), jnp.int32))
+
+    def train_step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update of the world model on a batch [T, B], then one of the policy from the same latents."""
+        noise_key, policy_key = jax.random.split(key)
+        noise = state.world_model.transition.noise(noise_key, batch.reward.shape)
+        gradients, (s, metrics) = jax.grad(model_loss, has_aux=True)(state.world_model, batch, noise, self.objective)
+        world_model, model_moments, norm = self.model_optimizer.step(state.world_model, gradients, state.model_moments)
+        policy, policy_metrics = self.learner.update(state.policy, world_model, s.x, policy_key)
+        metrics = {f"model/{name}": value for name, value in metrics.items()}
+        metrics["model/grad_norm"] = norm
+        metrics |= {f"policy/{name}": value for name, value in policy_metrics.items()}
+        return TrainState(world_model, model_moments, policy, state.updates + 1), metrics
+
+    def _train_chunk(self, state: TrainState, batches: Batch, key: jax.Array):
+        """K updates [K, T, B] in one call: a scan of `train_step`. Metrics are the means over the chunk.
+
+        Update number n of a run draws from fold_in(key, n), however updates are cut into chunks.
+        """
+
+        def body(state, batch):
+            return self.train_step(state, batch, jax.random.fold_in(key, state.updates))
+
+        state, metrics = jax.lax.scan(body, state, batches)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def initial(self, environments: int) -> ActingState:
+        """Before an episode."""
+        model = self.config.model
+        zeros = Latent(
+            *(
+                Factor(jnp.zeros((environments, p.belief)), jnp.zeros((environments, p.state)))
+                for p in (model.x, model.y, model.z)
+            )
+        )
+        return ActingState(zeros, jnp.zeros((environments, self.action_size)))
+
+    def _act(
+        self,
+        world_model: WorldModel,
+        actor: Any,
+        memory: ActingState,
+        observation: jax.Array,
+        is_first: jax.Array,
+        key: jax.Array,
+        *,
+        explore: bool,
+    ) -> ActingState:
+        """Filters observations [N, H, W, 3] uint8 and acts; the result's `action` [N, A] is in [-1, 1].
+
+        While exploring, a policy sample plus Gaussian noise, clipped; else the likeliest of several samples.
+        """
+        latent_key, action_key, noise_key = jax.random.split(key, 3)
+        transition, policy = world_model.transition, self.config.policy
+        evidence = transition.evidence(world_model.encoder(pixels(observation)))
+        memory = jax.tree.map(lambda v: jnp.where(is_first[:, None], 0.0, v), memory)
+        noise = transition.noise(latent_key, is_first.shape)
+        latent, _, _ = transition.step(memory.latent, memory.action, evidence, noise)
+        distribution = actor(latent.x)
+        if explore:
+            action, _ = distribution.sample_and_log_prob(jax.random.normal(action_key, distribution.mean.shape))
+            action = action + policy.exploration_noise * jax.random.normal(noise_key, action.shape)
+            action = jnp.clip(action, -1.0, 1.0)
+        else:
+            action = distribution.mode(action_key, policy.mode_samples)
+        return ActingState(latent, action)

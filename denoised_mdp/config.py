@@ -1,0 +1,367 @@
+"""Every setting of a run, typed and strict: an unknown key or a value out of range is an error.
+
+`configs/` holds the numbers and their sources; the classes here hold the types, the ranges and the meaning.
+Code below the training loop takes plain numbers, never these objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from yaml import YAMLError
+
+from denoised_mdp.errors import UserError, did_you_mean, one_line
+
+# What may change when a run goes on from its checkpoint; the rest would make it another run. A name stands for all
+# below it. `train.env_steps` extends a run; the others say where to look and what to keep, and teach nothing.
+CHANGEABLE = ("run_dir", "train.env_steps", "evaluate.video_every", "checkpoint", "logger", "replay.memory_mb")
+
+EPISODE_FRAMES = 1000  # of every dm_control suite task, but lqr, which never ends
+
+
+def _whole(value: Any) -> Any:
+    """1e6 is a float in YAML and on the command line, and a good way to write a million."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _text(value: Any) -> Any:
+    """A folder named 2026 is a number in YAML and on the command line."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, Field(min_length=1), BeforeValidator(_text)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Size = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Widths = list[Size]
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, and without room for a misspelt key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Env(Settings):
+    """The world: which task, how it is seen, how often it is acted in."""
+
+    name: Literal["dmc"]
+    task: Text  # a domain_task of the dm_control suite
+    image_size: Literal[64, 96]  # pixels, height and width
+    action_repeat: Size  # simulator frames per agent step; rewards are summed over them
+    camera: Count
+
+
+class Render(Settings):
+    """How pictures are made. Pixels differ between backends and qualities, if slightly."""
+
+    backend: Literal["auto", "egl", "osmesa", "ray"]
+    quality: Literal["stock", "lite", "fast"]
+
+
+class Noise(Settings):
+    """What distracts the agent. The parts are independent switches."""
+
+    video_background: bool
+    source: Text  # pink | leaves | a directory of videos or of image folders
+    clip_frames: Size  # frames that each environment loads once, then shows in a circle
+    on_reset: Literal["continue", "random"]  # where the video goes on in a new episode
+
+
+class Part(Settings):
+    """Width of one latent part: deterministic belief h and stochastic state s. Both zero switch the part off."""
+
+    belief: Count
+    state: Count
+
+
+class Parts(Settings):
+    """Widths of all latent parts of one model."""
+
+    x: Part
+    y: Part
+    z: Part
+
+
+class Latents(Settings):
+    """Widths for each choice of `model`."""
+
+    x: Parts
+    xy: Parts
+    xyz: Parts
+
+
+class Preset(Settings):
+    """What the group `size` sets apart from other sections: the table that `model.x|y|z` take their widths from."""
+
+    name: str
+    latent: Latents
+
+
+class Model(Settings):
+    """The world model and its objective, Eq. 4."""
+
+    name: str  # x | xy | xyz: only a label, the widths below decide
+    x: Part
+    y: Part
+    z: Part
+    alpha: Positive  # weight of all KL terms
+    beta: Unit  # the default of beta_y and beta_z
+    beta_x: Unit
+    beta_y: Unit
+    beta_z: Unit
+    free_nats_x: NotNegative
+    free_nats_y: NotNegative
+    free_nats_z: NotNegative
+    beta_free_nats_x: Unit | None  # the share of beta_x whose KL has free nats; None: all of it
+    reward_weight: Positive  # on -log p(r|x,y); 1 is the paper's
+    z_prior_uses_y: bool
+    continue_head: bool  # predict terminations; for worlds that end otherwise than by a time limit
+    encoder: Literal["conv", "patch"]
+    decoder: Literal["conv", "patch"]
+    embedding: Size  # width of the encoder's output, and of the conv decoder's first layer
+    patch_channels: Annotated[list[Size], Field(min_length=3, max_length=3)]  # of the patch encoder and decoder alone
+    reward_widths: Widths
+    min_stddev: Positive  # of all latent Gaussians
+    learning_rate: Positive
+    adam_epsilon: Positive
+    clip_norm: Positive  # of the gradient, over all parameters
+
+
+class Policy(Settings):
+    """Learning to act on x."""
+
+    name: Literal["dynamics"]
+    actor_widths: Widths
+    critic_widths: Widths
+    actor_learning_rate: Positive
+    critic_learning_rate: Positive
+    adam_epsilon: Positive
+    clip_norm: Positive  # of the gradient, of actor and critic apart
+    discount: Unit
+    lambda_: Unit
+    horizon: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # imagined agent steps; the last is the bootstrap
+    start_every: Size  # imagine from every n-th posterior state; 1 is the paper's
+    entropy: NotNegative  # weight of the policy's entropy in the actor's objective; 0 is the paper's
+    exploration_noise: NotNegative  # standard deviation added to the action while collecting
+    mode_samples: Size  # the evaluation action is the likeliest of so many samples
+
+
+class Replay(Settings):
+    """Experience on disk."""
+
+    capacity: Size  # agent steps kept on disk; the oldest whole episodes go first
+    memory_mb: Size  # bound on the batches held in memory at a time
+    source: Text | None  # train on this other run's replay, without collecting
+    include_running: bool  # sample from episodes that are still going on
+
+
+class Train(Settings):
+    """Environment steps are simulator frames, counted before action repeat."""
+
+    env_steps: Size
+    prefill: Count  # env steps of uniform random actions
+    every: Size  # env steps between blocks of updates
+    updates: Size  # gradient updates in a block
+    batch_size: Size  # B, sequences
+    batch_length: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # T, agent steps
+
+
+class Evaluate(Settings):
+    """Episodes of the policy in held-out environments, on the way; env steps as in training."""
+
+    every: Size  # env steps
+    episodes: Size  # at a time, one in each held-out environment
+    seed: Count
+    video_every: Size  # env steps
+
+
+class Checkpoint(Settings):
+    """What a killed run goes on from."""
+
+    every: Size  # env steps
+    keep: Size  # so many of the newest
+
+
+class Logger(Settings):
+    """Where metrics go beside metrics.jsonl."""
+
+    every: Size  # env steps
+    tensorboard: bool
+    wandb: Literal["disabled", "offline", "online"]
+    progress: bool
+
+
+class Config(Settings):
+    """All settings of a run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
+    run_dir: Text
+    env: Env
+    render: Render
+    noise: Noise
+    size: Preset
+    model: Model
+    policy: Policy
+    replay: Replay
+    train: Train
+    evaluate: Evaluate
+    checkpoint: Checkpoint
+    logger: Logger
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """What no single setting can know; the first misfit is the error."""
+        for misfit in _misfits(self):
+            raise ValueError(misfit)
+        return self
+
+
+def _misfits(config: Config) -> Iterator[str]:
+    model, train, replay = config.model, config.train, config.replay
+    for name, part in (("x", model.x), ("y", model.y), ("z", model.z)):
+        if name == "x" and not (part.belief and part.state):
+            yield (
+                f"model.x.belief={part.belief} model.x.state={part.state}: both must be at least 1, "
+                "x is all that the policy sees"
+            )
+        if bool(part.belief) != bool(part.state):
+            yield (
+                f"model.{name}.belief={part.belief} model.{name}.state={part.state}: "
+                f"both must be 0, which switches {name} off, or both at least 1"
+            )
+    if model.beta_free_nats_x is not None and model.beta_free_nats_x > model.beta_x:
+        yield f"model.beta_free_nats_x={model.beta_free_nats_x}: must not exceed model.beta_x={model.beta_x}"
+    sequences = train.batch_size * train.batch_length
+    if config.policy.start_every > sequences:
+        yield (
+            f"policy.start_every={config.policy.start_every}: must not exceed the {sequences} states of a batch "
+            f"(train.batch_size x train.batch_length)"
+        )
+    if replay.source is None and train.prefill >= train.env_steps:
+        yield (
+            f"train.prefill={train.prefill}: must be below train.env_steps={train.env_steps}, or nothing would be "
+            "learned"
+        )
+    if replay.capacity < train.batch_length:
+        yield f"replay.capacity={replay.capacity}: must be at least train.batch_length={train.batch_length}"
+    if train.every < config.env.action_repeat:
+        yield (
+            f"train.every={train.every}: must be at least env.action_repeat={config.env.action_repeat}, "
+            "the frames of one agent step"
+        )
+    if config.env.name == "dmc" and config.env.action_repeat > EPISODE_FRAMES:
+        yield f"env.action_repeat={config.env.action_repeat}: an episode has {EPISODE_FRAMES} frames"
+    rows = -(-EPISODE_FRAMES // config.env.action_repeat) + 1  # the reset is a row too
+    if config.env.name == "dmc" and train.batch_length > rows:
+        yield (
+            f"train.batch_length={train.batch_length}: must not exceed an episode, {rows} steps with "
+            f"env.action_repeat={config.env.action_repeat}"
+        )
+
+
+def names() -> list[str]:
+    """The dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ..."""
+    return list(_names(Config, ""))
+
+
+def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in settings.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            yield from _names(field.annotation, f"{prefix}{name}.")
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Checks nested plain data against the types, ranges and dependencies above.
+
+    Raises:
+        UserError: each setting that is wrong, and what it should be, in one line.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explain(error, names())) from None
+
+
+def explain(error: ValidationError, known: list[str]) -> str:
+    """The findings of pydantic in one line; `known` are the names to suggest for an unknown one."""
+    lines: list[str] = []
+    told = set()
+    for found in error.errors():
+        name, kind, value = ".".join(str(part) for part in found["loc"]), found["type"], found.get("input")
+        if kind == "extra_forbidden":
+            lines.append(f"{name}: there is no such setting{did_you_mean(name, known)}")
+        elif kind == "missing":
+            lines.append(f"{name}: is missing")
+        elif kind == "value_error":
+            lines.append(str(found.get("ctx", {}).get("error")))
+        elif kind in ("model_type", "dict_type"):
+            inside = [k for k in known if k.startswith(f"{name}.")]
+            lines.append(f"{name}={value}: is a section, with settings such as {', '.join(inside[:2])}")
+        elif (str(value), kind) not in told:  # else a setting that another one refers to, as model.beta_y to beta
+            told.add((str(value), kind))
+            lines.append(f"{name}={value}: {found['msg'].removeprefix('Input ').removeprefix('String ')}")
+    return one_line("; ".join(lines))
+
+
+def save(config: Config, path: Path) -> None:
+    """Writes the settings as YAML, whole or not at all; `load` reads them back equal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(config.model_dump())))
+    partial.replace(path)
+
+
+def load(path: Path) -> Config:
+    """Reads what `save` wrote.
+
+    Raises:
+        UserError: there is no such file, or it is not a valid configuration.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        if not isinstance(values, dict):
+            raise UserError(f"{path} is not a configuration")
+        return parse({str(key): value for key, value in values.items()})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """What makes `new` another run than `old`: ["model.beta: 0.25 -> 1.0", ...]. What is CHANGEABLE does not."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        f"{name}: {_plain(before[name])} -> {_plain(after[name])}"
+        for name in before
+        if before[name] != after[name] and not is_changeable(name)
+    ]
+
+
+def _plain(value: Any) -> str:
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def is_changeable(name: str) -> bool:
+    """Whether the setting of this dotted name may change when a run goes on."""
+    return any(name == entry or name.startswith(f"{entry}.") for entry in CHANGEABLE)
+
+
+def _leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Preset):  # a table; what is used of it stands in `model`
+            continue
+        if isinstance(value, Settings):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

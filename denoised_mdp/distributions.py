@@ -1,0 +1,66 @@
+"""Diagonal Gaussians, plain and squashed by a tanh, as pytrees.
+
+Shapes: B = any leading axes, S = width of the event, over which log-probabilities and KLs are summed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+HALF_LOG_2PI = 0.5 * float(np.log(2 * np.pi))
+
+
+class Normal(NamedTuple):
+    """N(mean, stddev^2) with a diagonal covariance."""
+
+    mean: jax.Array  # [B, S]
+    stddev: jax.Array  # [B, S], positive
+
+    def at(self, noise: jax.Array) -> jax.Array:
+        """[B, S], the sample that standard normal `noise` [B, S] stands for (reparameterised)."""
+        return self.mean + self.stddev * noise
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """[B], in nats."""
+        standard = (value - self.mean) / self.stddev
+        return jnp.sum(-0.5 * standard**2 - jnp.log(self.stddev) - HALF_LOG_2PI, axis=-1)
+
+    def kl(self, other: Normal) -> jax.Array:
+        """[B], KL(self || other) in nats."""
+        ratio = self.stddev / other.stddev
+        distance = (self.mean - other.mean) / other.stddev
+        return jnp.sum(0.5 * (ratio**2 + distance**2 - 1) - jnp.log(ratio), axis=-1)
+
+
+def _log_tanh_slope(u: jax.Array) -> jax.Array:
+    """[B], log |d tanh(u) / du| summed over [B, A], in the form that stays finite where tanh saturates."""
+    return jnp.sum(2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u)), axis=-1)
+
+
+class TanhNormal(NamedTuple):
+    """tanh(u), u ~ N(mean, stddev^2): actions in (-1, 1)."""
+
+    mean: jax.Array  # [B, A], before the tanh
+    stddev: jax.Array  # [B, A], before the tanh
+
+    def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The action [B, A] that standard normal `noise` [B, A] stands for, and its log-density [B] in nats."""
+        base = Normal(self.mean, self.stddev)
+        u = base.at(noise)
+        return jnp.tanh(u), base.log_prob(u) - _log_tanh_slope(u)
+
+    def log_prob(self, action: jax.Array, limit: float = 0.999) -> jax.Array:
+        """[B], the log-density in nats of an action [B, A], clipped to +-`limit` for a finite pre-image."""
+        u = jnp.arctanh(jnp.clip(action, -limit, limit))
+        return Normal(self.mean, self.stddev).log_prob(u) - _log_tanh_slope(u)
+
+    def mode(self, key: jax.Array, samples: int) -> jax.Array:
+        """[B, A], the likeliest of `samples` samples (the reference's evaluation action)."""
+        noise = jax.random.normal(key, (samples, *self.mean.shape))
+        candidates, log_probs = jax.vmap(self.sample_and_log_prob)(noise)
+        best = jnp.argmax(log_probs, axis=0)
+        return jnp.take_along_axis(candidates, best[None, ..., None], axis=0)[0]

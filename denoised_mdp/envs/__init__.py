@@ -1,0 +1,27 @@
+"""Worlds seen through pixels: `make` one, `reset` it, `step` it. Nothing here needs jax.
+
+env = make(name="dmc", task="cheetah_run", ...)
+step = env.reset()
+while not step.is_last:
+    step = env.step(policy(step.observation))
+"""
+
+from denoised_mdp.envs.build import ENVIRONMENTS, check, make
+from denoised_mdp.envs.env import Env, Step
+from denoised_mdp.envs.render import QUALITIES
+from denoised_mdp.envs.render.backend import BACKENDS
+from denoised_mdp.envs.world import FACTOR_KINDS, FactorKind, Picture, World
+
+__all__ = [
+    "BACKENDS",
+    "ENVIRONMENTS",
+    "FACTOR_KINDS",
+    "QUALITIES",
+    "Env",
+    "FactorKind",
+    "Picture",
+    "Step",
+    "World",
+    "check",
+    "make",
+]

@@ -1,0 +1,42 @@
+"""Pictures of a simulator: through OpenGL, or without it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from denoised_mdp.envs.render.backend import Backend
+
+Quality = Literal["stock", "lite", "fast"]
+QUALITIES: tuple[Quality, ...] = ("stock", "lite", "fast")
+
+SKY = -1  # in `Frame.geoms`: nothing was hit
+MARKER = -2  # a site or a tendon: drawn, but not a geom
+
+
+class Frame(NamedTuple):
+    """A picture with what is seen at each pixel."""
+
+    rgb: NDArray[np.uint8]  # [H, W, 3]
+    geoms: NDArray[np.int32]  # [H, W] geom ids, or SKY or MARKER
+
+
+class Renderer(Protocol):
+    """One camera on one simulator."""
+
+    def render(self, *, geoms: bool) -> Frame:
+        """The current state; without `geoms` a renderer may leave `Frame.geoms` all MARKER, which can be cheaper."""
+        ...
+
+
+def renderer(backend: Backend, physics: Any, *, camera: int, size: int, quality: Quality) -> Renderer:
+    """A renderer of `physics` (a dm_control Physics), [size, size] pixels, by a chosen backend (`backend.choose`)."""
+    if backend == "ray":
+        from denoised_mdp.envs.render.ray import RayRenderer
+
+        return RayRenderer(physics, camera=camera, size=size, shadows=quality != "fast")
+    from denoised_mdp.envs.render.opengl import OpenGLRenderer  # dm_control: only once MUJOCO_GL is set
+
+    return OpenGLRenderer(physics, camera=camera, size=size, quality=quality)

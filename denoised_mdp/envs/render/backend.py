@@ -1,0 +1,89 @@
+"""Which way of rendering works on this machine.
+
+dm_control reads the environment variable MUJOCO_GL once, when it is first imported. So the choice is made here, before
+that import, and one process has at most one OpenGL backend; the ray caster needs none and goes with any.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import subprocess
+import sys
+from typing import Literal
+
+Backend = Literal["egl", "osmesa", "ray"]
+BACKENDS = ("auto", "egl", "osmesa", "ray")
+INSTALL = {
+    "egl": "sudo apt-get install --no-install-recommends libegl1 libgl1",
+    "osmesa": "sudo apt-get install --no-install-recommends libosmesa6",
+}
+_PROBE = """
+import mujoco
+context = mujoco.GLContext(8, 8)
+context.make_current()
+mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100)
+"""
+_PROBE_SECONDS = 60
+_log = logging.getLogger(__name__)
+
+
+def choose(backend: str) -> Backend:
+    """Settles on a backend and prepares the process for it. Call it before anything imports dm_control.
+
+    `auto` takes EGL where it works and else the ray caster, and logs which.
+
+    Raises:
+        ValueError: an unknown name, a backend that does not work here, or a second OpenGL backend in this process.
+    """
+    if backend == "auto":
+        return _automatic()
+    if backend == "ray":
+        if _imported() is None:
+            os.environ["MUJOCO_GL"] = "disable"  # else the import looks for OpenGL, and may fail or warn
+        return "ray"
+    if backend != "egl" and backend != "osmesa":
+        raise ValueError(f"render.backend={backend} is none of {', '.join(BACKENDS)}")
+    if (imported := _imported()) is not None:
+        if imported != backend:
+            raise ValueError(
+                f"render.backend={backend} is not possible after {'ray' if imported == 'off' else imported} in one "
+                "process: dm_control takes one OpenGL backend, fixed when it is first imported"
+            )
+        return backend
+    if not works(backend):
+        raise ValueError(f"render.backend={backend} does not work here: {INSTALL[backend]}, or take render.backend=ray")
+    os.environ["MUJOCO_GL"] = backend
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # software OpenGL: at such sizes, threads only cost
+    return backend
+
+
+@functools.cache
+def works(backend: Literal["egl", "osmesa"]) -> bool:
+    """Whether this OpenGL backend makes a rendering context, tried in a process of its own, as failing may crash it."""
+    environment = os.environ | {"MUJOCO_GL": backend}
+    environment.pop("PYOPENGL_PLATFORM", None)  # mujoco sets it to suit
+    try:
+        command = [sys.executable, "-c", _PROBE]
+        probe = subprocess.run(command, env=environment, capture_output=True, timeout=_PROBE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return probe.returncode == 0
+
+
+@functools.cache
+def _automatic() -> Backend:
+    imported = _imported()
+    if imported == "egl" or (imported is None and works("egl")):
+        _log.info("render.backend=auto: egl")
+        return choose("egl")
+    reason = "EGL does not work here" if imported is None else f"dm_control was imported with MUJOCO_GL={imported}"
+    _log.warning("render.backend=auto: ray, as %s; for OpenGL pictures: %s", reason, INSTALL["egl"])
+    return choose("ray")
+
+
+def _imported() -> str | None:
+    """The backend that dm_control has been imported with; None if it has not been."""
+    module = sys.modules.get("dm_control._render")
+    return None if module is None else module.BACKEND or "off"

@@ -1,0 +1,196 @@
+"""Pictures without OpenGL: one ray for each pixel through mujoco's ray caster, shaded with numpy.
+
+Lights, materials, textures, sites, tendons and skins are those of the model, and the lighting is the fixed-function one
+that mujoco's OpenGL renderer uses, so that the picture carries what OpenGL's does. Left out: reflections,
+anti-aliasing, transparency, the shadows of skins, and the soft edges of all shadows.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# mujoco's names live in a C extension without stubs.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from denoised_mdp.envs.render import MARKER, Frame
+from denoised_mdp.envs.render.overlay import Overlay, Overlays
+from denoised_mdp.envs.render.shading import Hits, Light, Surfaces, lights, surfaces
+from denoised_mdp.envs.render.texture import CubeTexture, PlaneTexture, texels
+
+_VISIBLE_GROUPS = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # of geoms, by mujoco's default
+_HIDDEN_GROUP = 5
+_FAR = 1e10  # metres
+_SUN_DISTANCE = 1e3  # metres: a light without a position is taken to stand so far away
+_SHADOW_GAP = 0.01  # metres by which something must be nearer to a light than what it darkens
+
+
+class RayRenderer:
+    """One camera on one simulator. What it keeps between pictures is fixed by the model and the camera's pose."""
+
+    def __init__(self, physics: Any, *, camera: int, size: int, shadows: bool):
+        """Args: `shadows`: whether lights cast them, where the model lets them; about twice the work."""
+        self._model, self._data = physics.model.ptr, physics.data.ptr
+        self._camera, self._size, self._shadows = camera, size, shadows
+        tangent = float(np.tan(np.deg2rad(self._model.cam_fovy[camera]) / 2))
+        ticks = ((np.arange(size) + 0.5) / size * 2 - 1) * tangent
+        x, y = np.meshgrid(ticks, -ticks)  # rows go down; a camera looks along its negative third axis
+        rays = np.stack([x, y, -np.ones_like(x)], -1).reshape(-1, 3)
+        self._camera_rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+        self._rotation = np.full((3, 3), np.nan)
+        self._pixel = 2 * tangent / size  # width of a pixel at distance 1
+        self._overlays = Overlays(self._model, self._data, camera=camera, size=size, tangent=tangent)
+        self._skybox, self._textures = _textures(self._model)
+        self._roots, self._spheres = _enclosing_spheres(self._model)
+
+    def render(self, *, geoms: bool = True) -> Frame:
+        """The current state; the geom ids come for nothing."""
+        model, size = self._model, self._size
+        self._turn()
+        origin = self._data.cam_xpos[self._camera]
+        table = surfaces(model)
+        with self._castable(hidden=np.flatnonzero(table.alpha == 0)):
+            ids, distance, normal = self._cast(origin, self._rays)
+            overlays = self._overlays.current(origin, self._rotation, self._rays)
+            for row, overlay in enumerate(overlays, start=model.ngeom):
+                nearer = (ids[overlay.pixel] < 0) | (overlay.distance < distance[overlay.pixel])
+                pixel = overlay.pixel[nearer]
+                ids[pixel], distance[pixel], normal[pixel] = row, overlay.distance[nearer], overlay.normal[nearer]
+            seen = np.flatnonzero(ids >= 0)
+            ray = self._rays[seen]
+            hits = Hits(
+                surface=ids[seen],
+                ray=ray.astype(np.float32),
+                distance=distance[seen].astype(np.float32),
+                point=(origin + distance[seen, None] * ray).astype(np.float32),
+                normal=normal[seen].astype(np.float32),
+            )
+            light = self._light(hits, table.extended(overlays))
+        rgb = self._sky.copy()
+        rgb[seen] = np.minimum(light * self._texture(hits, seen, overlays), 1) * 255
+        ids[ids >= model.ngeom] = MARKER
+        return Frame(rgb.astype(np.uint8).reshape(size, size, 3), ids.reshape(size, size))
+
+    def _turn(self) -> None:
+        """Rays and sky of the camera's orientation, which is mostly the one of the last picture."""
+        rotation = self._data.cam_xmat[self._camera].reshape(3, 3)
+        if (rotation == self._rotation).all():
+            return
+        self._rotation = rotation.copy()
+        self._rays = self._camera_rays @ rotation.T
+        self._sky = (
+            np.zeros(self._rays.shape, np.float32) if self._skybox is None else self._skybox.at(self._rays) * 255
+        )
+
+    @contextmanager
+    def _castable(self, hidden: NDArray) -> Iterator[None]:
+        """While it lasts, the model's bounding volumes are right for rays, and `hidden` geoms let them through."""
+        model = self._model
+        boxes, groups = model.bvh_aabb[self._roots], model.geom_group[hidden]
+        model.bvh_aabb[self._roots], model.geom_group[hidden] = self._spheres, _HIDDEN_GROUP
+        try:
+            yield
+        finally:
+            model.bvh_aabb[self._roots], model.geom_group[hidden] = boxes, groups
+
+    def _cast(self, origin: NDArray, rays: NDArray) -> tuple[NDArray[np.int32], NDArray, NDArray]:
+        """Geom ids [N], -1 for none; distances [N], in lengths of the rays; normals [N, 3]."""
+        count = len(rays)
+        ids, distance, normal = np.empty(count, np.int32), np.empty(count), np.empty((count, 3))
+        mujoco.mj_multiRay(
+            self._model, self._data, origin, rays.reshape(-1), _VISIBLE_GROUPS, True, -1,
+            ids, distance, normal.reshape(-1), count, _FAR,
+        )  # fmt: skip
+        return ids, distance, normal
+
+    def _light(self, hits: Hits, table: Surfaces) -> NDArray[np.floating]:
+        """What the surfaces send back, [N, 3], before their textures.
+
+        OpenGL clips the sum of the lights to 1. Lights that cast shadows are added in passes of their own, each
+        clipped by itself; without shadows all are in the one sum, which leaves textured floors darker.
+        """
+        viewer = self._rotation[:, 2].astype(np.float32)
+        rgb = table.rgb[hits.surface]
+        total = rgb * table.emission[hits.surface, None]
+        passes = []
+        for lamp in lights(self._model, self._data, self._camera):
+            shine = lamp.shine(hits, rgb, table.specular[hits.surface], table.exponent[hits.surface], viewer)
+            if self._shadows and lamp.casts_shadow:
+                passes.append(np.minimum(shine, 1) * self._lit(lamp, hits)[:, None])
+            else:
+                total += shine
+        return np.minimum(total, 1) + sum(passes)
+
+    def _lit(self, lamp: Light, hits: Hits) -> NDArray[np.bool_]:
+        """Whether each of N hits is seen by a light."""
+        source = lamp.position
+        if source is None:
+            source = self._model.stat.center - _SUN_DISTANCE * lamp.direction
+        rays = hits.point - source
+        _, distance, _ = self._cast(source, rays)
+        return (distance < 0) | ((1 - distance) * np.linalg.norm(rays, axis=-1) < _SHADOW_GAP)
+
+    def _texture(self, hits: Hits, pixel: NDArray, overlays: list[Overlay]) -> NDArray[np.float32]:
+        """What textures multiply the light of N hits with, [N, 3]; `pixel` [N] are the pixels they are seen in."""
+        colours = np.ones((len(hits.surface), 3), np.float32)
+        for row, overlay in enumerate(overlays, start=self._model.ngeom):
+            if overlay.texture is not None:
+                here = np.flatnonzero(hits.surface == row)
+                colours[here] = overlay.texture[np.searchsorted(overlay.pixel, pixel[here])]
+        for geom, texture in self._textures.items():
+            here = np.flatnonzero(hits.surface == geom)
+            if len(here) == 0:
+                continue
+            axes = self._data.geom_xmat[geom].reshape(3, 3).astype(np.float32)
+            local = (hits.point[here] - self._data.geom_xpos[geom].astype(np.float32)) @ axes
+            if isinstance(texture, CubeTexture):
+                colours[here] = texture.at(local)
+                continue
+            material = self._model.geom_matid[geom]
+            size, repeat = self._model.geom_size[geom, :2].astype(np.float32), self._model.mat_texrepeat[material]
+            if not self._model.mat_texuniform[material]:
+                repeat = repeat / size
+            # Textures start in a corner, and their rows go down.
+            u, v = ((size + local[:, :2] * np.array([1, -1], np.float32)) * repeat / 2).T
+            slant = np.abs(np.einsum("nc,nc->n", hits.normal[here], hits.ray[here]))
+            footprint = hits.distance[here] * self._pixel * repeat.max() / 2 / np.maximum(slant, 1e-3)
+            colours[here] = texture.at(u, v, footprint)
+        return colours
+
+
+def _textures(model: Any) -> tuple[CubeTexture | None, dict[int, PlaneTexture | CubeTexture]]:
+    """The skybox, and the texture of every geom that has one."""
+    skyboxes = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+    skybox = CubeTexture(texels(model, skyboxes[0])) if len(skyboxes) else None
+    loaded: dict[int, PlaneTexture | CubeTexture] = {}
+    of_geoms: dict[int, PlaneTexture | CubeTexture] = {}
+    for geom in np.flatnonzero(model.geom_matid >= 0):
+        texture = int(model.mat_texid[model.geom_matid[geom], mujoco.mjtTextureRole.mjTEXROLE_RGB])
+        if texture < 0:
+            continue
+        if texture not in loaded:
+            flat = model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_2D
+            loaded[texture] = (PlaneTexture if flat else CubeTexture)(texels(model, texture))
+        of_geoms[int(geom)] = loaded[texture]
+    return skybox, of_geoms
+
+
+def _enclosing_spheres(model: Any) -> tuple[NDArray[np.int32], NDArray]:
+    """For every body the root [R] of its bounding volumes, and a row [R, 6] to put there while casting rays.
+
+    mj_multiRay skips a body if a ray misses the sphere around that root box. But it does not turn the box's centre with
+    the body (mujoco 3.17), and the box leaves out geoms that do not collide, so parts of the body would be missing.
+    These spheres, written as boxes around the body's centre of mass, hold in any orientation. They are put in
+    for the cast alone, as the collision detection uses the boxes too.
+    """
+    bodies = np.flatnonzero(model.body_bvhadr >= 0)
+    reach = np.linalg.norm(model.geom_pos - model.body_ipos[model.geom_bodyid], axis=-1) + model.geom_rbound
+    reach[model.geom_rbound == 0] = _FAR  # planes have no bound
+    spheres = np.zeros((len(bodies), 6))
+    spheres[:, 3] = [reach[model.geom_bodyid == body].max(initial=0) for body in bodies]
+    return model.body_bvhadr[bodies], spheres

@@ -1,0 +1,80 @@
+"""The textures of a model, sampled as OpenGL would: at the resolution that a pixel covers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PLANE_TEXELS = 256  # a power of two, so that halving it gives the mip levels
+_FACE_TEXELS = 100  # a cube's face spans 90 degrees, a picture of 64 pixels 45
+
+
+class PlaneTexture:
+    """A repeating 2-D texture and its mip levels: each halves the one before, down to a single mean colour."""
+
+    def __init__(self, texels: NDArray[np.uint8]):
+        """Args: `texels` [H, W, 3]."""
+        level = _resized(texels, _PLANE_TEXELS, _PLANE_TEXELS) / 255
+        levels = [level]
+        while len(level) > 1:
+            level = (level[::2, ::2] + level[1::2, ::2] + level[::2, 1::2] + level[1::2, 1::2]) / 4
+            levels.append(level)
+        self._widths = np.array([len(level) for level in levels], np.int32)
+        self._offsets = np.cumsum([0, *(self._widths[:-1] ** 2)]).astype(np.int32)
+        self._texels = np.concatenate([level.reshape(-1, 3) for level in levels]).astype(np.float32)
+
+    def at(self, u: NDArray, v: NDArray, footprint: NDArray) -> NDArray[np.floating]:
+        """Colours [N, 3] at (u, v) [N], in units of the texture; a pixel covers `footprint` [N] of it."""
+        level = np.log2(np.maximum(footprint * _PLANE_TEXELS, 1)).astype(np.int32)
+        level = np.minimum(level, len(self._widths) - 1)
+        width, offset = self._widths[level], self._offsets[level]
+        column, row = ((w - np.floor(w)).astype(np.float32) * width - np.float32(0.5) for w in (u, v))
+        left, top = np.floor(column), np.floor(row)
+        right, down = (column - left)[:, None], (row - top)[:, None]  # shares of the next column and row
+        columns = [(left.astype(np.int32) + i) & (width - 1) for i in (0, 1)]  # the texture repeats
+        rows = [offset + ((top.astype(np.int32) + i) & (width - 1)) * width for i in (0, 1)]
+        texels = self._texels
+        above, below = ((1 - right) * texels[r + columns[0]] + right * texels[r + columns[1]] for r in rows)
+        return (1 - down) * above + down * below
+
+
+class CubeTexture:
+    """Six faces around a centre: a skybox, or the skin of a ball."""
+
+    def __init__(self, texels: NDArray[np.uint8]):
+        """Args: `texels` [6 * W, W, 3]: right, left, up, down, front, back."""
+        faces = texels.reshape(6, -1, texels.shape[1], 3)
+        self._faces = np.stack([_resized(face, _FACE_TEXELS, _FACE_TEXELS) / 255 for face in faces]).astype(np.float32)
+
+    def at(self, directions: NDArray) -> NDArray[np.float32]:
+        """Colours [N, 3] in the directions [N, 3] from the centre, z up; they need not have unit length."""
+        # OpenGL's cube has y up: (x, y, z) there is (x, z, -y) here.
+        x, y, z = directions[:, 0], directions[:, 2], -directions[:, 1]
+        sizes = np.abs(np.stack([x, y, z]))
+        axis = np.argmax(sizes, 0)
+        size = np.take_along_axis(sizes, axis[None], 0)[0]
+        positive = np.choose(axis, [x, y, z]) > 0
+        sign = np.where(positive, 1.0, -1.0)
+        s = np.choose(axis, [-sign * z, x, sign * x]) / size
+        t = np.choose(axis, [-y, sign * z, -y]) / size
+        column, row = (np.minimum(((w + 1) / 2 * _FACE_TEXELS).astype(np.int64), _FACE_TEXELS - 1) for w in (s, t))
+        return self._faces[2 * axis + ~positive, row, column]
+
+
+def texels(model: Any, texture: int) -> NDArray[np.uint8]:
+    """Texture number `texture` of a mujoco model, [H, W, 3]."""
+    height, width, channels = (int(field[texture]) for field in (model.tex_height, model.tex_width, model.tex_nchannel))
+    start = int(model.tex_adr[texture])
+    return model.tex_data[start : start + height * width * channels].reshape(height, width, channels)[..., :3]
+
+
+def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.floating]:
+    """The mean colour of the texels that fall into each new one; [H, W, 3] to [height, width, 3]."""
+    resized = image.astype(np.float32)
+    for axis, count in ((0, height), (1, width)):
+        edges = np.arange(count + 1) * resized.shape[axis] // count
+        texels = np.maximum(np.diff(edges), 1).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        resized = np.add.reduceat(resized, edges[:-1], axis) / texels.astype(np.float32)
+    return resized

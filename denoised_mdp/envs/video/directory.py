@@ -1,0 +1,131 @@
+"""Clips from a directory: video files, and folders of images, at any depth."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+VIDEOS = (".mp4", ".avi", ".webm", ".mov", ".mkv")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_HELD_OUT = 0.1  # share of the clips that only evaluation sees
+_SPLIT_SEED = 0  # the same in every environment, or training would see what another one holds out
+_log = logging.getLogger(__name__)
+
+
+def find(directory: Path) -> list[Path]:
+    """The clips: every video file, and every folder with images in it; sorted.
+
+    Raises:
+        ValueError: there is none.
+    """
+    clips = []
+    for folder, _, names in os.walk(directory):
+        clips += [Path(folder, name) for name in names if name.lower().endswith(VIDEOS)]
+        if any(name.lower().endswith(IMAGES) for name in names):
+            clips.append(Path(folder))
+    if not clips:
+        raise ValueError(
+            f"noise.source={directory} holds neither videos ({' '.join(VIDEOS)}) nor images ({' '.join(IMAGES)})"
+        )
+    return sorted(clips)
+
+
+def check(directory: Path) -> None:
+    """Opens every file of every clip.
+
+    Raises:
+        ValueError: what `find` raises, a file that cannot be read, or video files without PyAV to read them.
+    """
+    for clip in find(directory):
+        if clip.is_dir():
+            for image in _images(clip):
+                _open(image).close()
+        elif next(_frames(clip, 8), None) is None:
+            raise ValueError(f"noise.source: {clip} holds no frame")
+
+
+def load(
+    directory: Path, rng: np.random.Generator, split: Literal["train", "eval"], count: int, size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Clips in random order, one after the other and over again, until there are `count` frames.
+
+    Returns: frames [count, size, size], gray, squeezed to a square; and the number [count] of its clip in `find`.
+
+    Raises:
+        ValueError: what `find` raises, or a file that cannot be read.
+    """
+    clips = find(directory)
+    mine = members(len(clips), split)
+    frames = np.empty((count, size, size), np.uint8)
+    ids = np.empty(count, np.int64)
+    filled = 0
+    while filled < count:
+        before = filled
+        for clip in rng.permutation(mine):
+            for frame in itertools.islice(_frames(clips[clip], size), count - filled):
+                frames[filled], ids[filled] = frame, clip
+                filled += 1
+        if filled == before:
+            raise ValueError(f"noise.source={directory}: no frame in any clip of the {split} split")
+    return frames, ids
+
+
+def members(count: int, split: Literal["train", "eval"]) -> NDArray[np.int64]:
+    """Which of `count` clips belong to a split: a tenth, but at least one, is held out for evaluation.
+
+    A single clip is in both, with a warning.
+    """
+    if count == 1:
+        _log.warning("noise.source holds a single clip, so evaluation sees the video of training")
+        return np.zeros(1, np.int64)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(count)
+    held_out = max(1, round(_HELD_OUT * count))
+    return order[:held_out] if split == "eval" else order[held_out:]
+
+
+def _frames(clip: Path, size: int) -> Iterator[NDArray[np.uint8]]:
+    """The frames of one clip, [size, size] each."""
+    if clip.is_dir():
+        for image in _images(clip):
+            with _open(image) as opened:
+                try:
+                    gray = opened.convert("L").resize((size, size), Image.Resampling.BILINEAR)
+                except OSError as error:
+                    raise ValueError(f"noise.source: {image} cannot be read: {error}") from error
+            yield np.asarray(gray)
+        return
+    av = _pyav()
+    try:
+        with av.open(str(clip)) as container:
+            for frame in container.decode(video=0):
+                yield frame.reformat(width=size, height=size, format="gray", interpolation="AREA").to_ndarray()
+    except (av.FFmpegError, IndexError, OSError) as error:  # IndexError: no video stream
+        raise ValueError(f"noise.source: {clip} cannot be read as a video: {error}") from error
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(IMAGES))
+
+
+def _open(image: Path) -> Image.Image:
+    try:
+        return Image.open(image)
+    except OSError as error:
+        raise ValueError(f"noise.source: {image} cannot be read as an image") from error
+
+
+def _pyav() -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError('noise.source holds video files: pip install "denoised-mdp[video]" to read them') from error
+    return av

@@ -1,0 +1,72 @@
+"""The inside of an environment: one simulator control step at a time, and a picture only when asked for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol
+
+import dm_env
+import numpy as np
+from dm_env import specs
+from numpy.typing import NDArray
+
+# What the agent can do about a factor, and whether the reward depends on it: the four kinds of the paper's Figure 1.
+FactorKind = Literal["controlled_rewarded", "controlled", "rewarded", "neither"]
+FACTOR_KINDS: tuple[FactorKind, ...] = ("controlled_rewarded", "controlled", "rewarded", "neither")
+
+
+class Picture(NamedTuple):
+    """What the camera sees, and which of it is background that a distractor may replace."""
+
+    rgb: NDArray[np.uint8]  # [H, W, 3]
+    background: NDArray[np.bool_]  # [H, W]
+
+
+class World(Protocol):
+    """The dm_env protocol, plus pictures on demand, ground truth, and the random state. Noise parts wrap a World."""
+
+    @property
+    def factor_kinds(self) -> Mapping[str, FactorKind]:
+        """The kind of every entry of `factors()`."""
+        ...
+
+    @property
+    def episode_frames(self) -> int:
+        """Control steps after which an episode is cut."""
+        ...
+
+    def reset(self) -> dm_env.TimeStep:
+        """Starts an episode."""
+        ...
+
+    def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
+        """One control step; `action` [A] within the bounds of `action_spec()`."""
+        ...
+
+    def action_spec(self) -> specs.BoundedArray:
+        """Shape and bounds of an action; all bounds are finite."""
+        ...
+
+    def render(self) -> Picture:
+        """The picture of the current state. It changes nothing."""
+        ...
+
+    def factors(self) -> dict[str, np.ndarray]:
+        """Ground truth of the current state, by name."""
+        ...
+
+    def seed(self, seed: np.random.SeedSequence) -> None:
+        """Starts the random state of this layer and those inside it anew, from the next `reset` on."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Plain data that the next episode depends on: the random state of this layer and those inside it."""
+        ...
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes up `state()` of an equally built World; the next `reset` is the one that would have followed."""
+        ...
+
+    def close(self) -> None:
+        """Frees what it holds; it cannot be used afterwards."""
+        ...

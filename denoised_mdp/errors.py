@@ -1,0 +1,60 @@
+"""What a user can set right, told in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class UserError(ValueError):
+    """Wrong settings or wrong data. Its message is one line for the user; scripts print that and exit with code 2."""
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Inside, settings and data are being checked: any ValueError is the user's to see, as a UserError.
+
+    Keep long computations outside, so that an error in the program comes with its traceback.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(one_line(error)) from error
+
+
+def one_line(error: object) -> str:
+    """The message of an exception without line breaks."""
+    return " ".join(str(error).split())
+
+
+def nearest(name: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:
+    """The known dotted names that `name` may have been meant to be, the likeliest first.
+
+    Names with the same last part come first: model.beta for beta. A beginning counts too: vid is near video_background.
+    """
+    last = name.rpartition(".")[2]
+
+    def likeness(candidate: str) -> float:
+        end = candidate.rpartition(".")[2]
+        whole = _ratio(name, candidate)
+        begins = 0.95 * _ratio(name, candidate[: len(name)])
+        ends = 0.9 * _ratio(last, end)  # a misspelt name without its section
+        return 2.0 if end == last else max(whole, begins, ends)
+
+    scored = sorted(((likeness(candidate), candidate) for candidate in dict.fromkeys(known)), key=lambda pair: -pair[0])
+    return [candidate for score, candidate in scored if score >= 0.65][:at_most]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean a, b or c?", or nothing where no name is near."""
+    near = nearest(name, known)
+    if not near:
+        return ""
+    return f"; did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?"
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()

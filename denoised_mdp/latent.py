@@ -1,0 +1,39 @@
+"""The latent state of the paper: three parts, each a deterministic belief and a stochastic state (Fig. 2, Table 5).
+
+Shapes: B = any leading axes ([batch], or [time, batch]); N = width of a belief h; S = width of a state s.
+A part of width zero is absent: its arrays are [B, 0], its KL is 0 and nothing depends on it.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+T = TypeVar("T")
+
+
+class Factor(NamedTuple):
+    """One part of the latent state."""
+
+    belief: jax.Array  # [B, N] deterministic, carried by a GRU
+    state: jax.Array  # [B, S] stochastic
+
+    @property
+    def features(self) -> jax.Array:
+        """[B, N + S], what networks see of a part."""
+        return jnp.concatenate([self.belief, self.state], axis=-1)
+
+
+class Latent(NamedTuple, Generic[T]):
+    """Something for each of the three parts: a `Factor`, a `Normal`, an array of noise."""
+
+    x: T  # controllable and reward-relevant: the signal, the only part that a policy sees
+    y: T  # moves on its own
+    z: T  # controllable, never rewarded
+
+
+def features(latent: Latent[Factor]) -> jax.Array:
+    """[B, sum of all widths], what the decoder sees."""
+    return jnp.concatenate([part.features for part in latent], axis=-1)

@@ -1,0 +1,229 @@
+"""The training loop: collect -> learn -> evaluate -> log -> save. The only place where all sides meet."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import jax
+import numpy as np
+
+from denoised_mdp import checkpoint, run_dir, visualize
+from denoised_mdp.agent import Agent
+from denoised_mdp.compilation import cache_programs
+from denoised_mdp.config import Config
+from denoised_mdp.envs import Step
+from denoised_mdp.evaluation import evaluation_envs, make_env, rollout, summary
+from denoised_mdp.logger import Logger
+from denoised_mdp.replay import Replay
+
+# The independent random streams of a run. Every draw is also folded with the env step or update it belongs to, so
+# that a resumed run draws what an uninterrupted one would.
+COLLECT, LEARN, EVALUATE = range(3)
+
+
+def train(config: Config) -> None:
+    """Starts the run of `config.run_dir`, or goes on with it, to its end or to a signal."""
+    folder = Path(config.run_dir)
+    path = checkpoint.latest(folder)
+    if path is not None and checkpoint.load_progress(path)["env_step"] >= config.train.env_steps:
+        print(f"{folder} is finished: {config.train.env_steps} env steps; a larger train.env_steps goes on with it")
+        return
+    cache_programs()
+    run = Run(config)
+    run_dir.claim(config)  # the first thing written
+    run.train()
+    if run.stop_signal is not None:
+        print(f"stopped by {run.stop_signal} at env step {run.env_step}, saved; the same command goes on")
+        raise SystemExit(0)  # a sweep ends too
+
+
+class Run:
+    """One training run in one folder; its last checkpoint holds all it needs to go on exactly."""
+
+    def __init__(self, config: Config):
+        self.config, self.folder = config, Path(config.run_dir)
+        self.env = make_env(config, seed=config.seed, split="train")
+        self.eval_envs = evaluation_envs(config)
+        self.agent = Agent(config, self.env.action_size)
+        self.keys = jax.random.split(jax.random.key(config.seed), 3)
+        self.rng = np.random.default_rng(config.seed)
+        self.collects = config.replay.source is None
+        self.replay = self._open_replay()
+        self.logger = Logger(
+            self.folder,
+            total_env_steps=config.train.env_steps,
+            tensorboard=config.logger.tensorboard,
+            wandb_mode=config.logger.wandb,
+            progress=config.logger.progress,
+            config=config.model_dump(),
+        )
+        self.state = self.agent.create(config.seed)
+        self.memory = self.agent.initial(1)
+        self.step: Step | None = None  # the current one; None before the first reset
+        self.env_step = self.updates = 0
+        self.evaluated_at = self.saved_at = -1
+        self.episode_return, self.episode_length = 0.0, 0
+        self.stop_signal: str | None = None
+
+    def train(self) -> None:
+        """Runs to the end, or to a signal, and leaves a checkpoint in either case."""
+        if (path := checkpoint.latest(self.folder)) is not None:
+            self._restore(path)
+        elif self.collects:
+            self.replay.restore(None)
+        with self._signals(), self.logger:
+            self.logger.start(None if path is None else self.env_step)
+            while self.stop_signal is None:
+                self._learn()
+                self._evaluate()
+                if self._due(self.config.checkpoint.every, since=self.saved_at):
+                    self._save()
+                if self.env_step >= self.config.train.env_steps:
+                    break
+                self._collect() if self.collects else self._pretend()
+                self.logger.progress(self.env_step)
+            self._save()
+
+    def _open_replay(self) -> Replay:
+        shapes = {"observation_shape": self.env.observation_shape, "action_size": self.env.action_size}
+        replay = self.config.replay
+        if replay.source is not None:
+            return Replay.open(replay.source, include_running=replay.include_running, **shapes)
+        return Replay(
+            self.folder / "replay", capacity=replay.capacity, include_running=replay.include_running, **shapes
+        )
+
+    def _due(self, every: int, *, since: int) -> bool:
+        """Whether a multiple of `every` env steps lies after `since`, up to now."""
+        return self.env_step // every > since // every
+
+    def _pretend(self) -> None:
+        """Without collecting, env steps only pace the updates, so that schedules and plots stay comparable."""
+        self.env_step += self.config.train.every
+
+    def _collect(self) -> None:
+        """One agent step in the environment; a reset first, where an episode begins."""
+        if self.step is None or self.step.is_last:
+            self.step, self.episode_return, self.episode_length = self.env.reset(), 0.0, 0
+            self.replay.add(self.step)
+        key = jax.random.fold_in(self.keys[COLLECT], self.env_step)
+        if self.env_step < self.config.train.prefill:
+            action = np.asarray(jax.random.uniform(key, (self.agent.action_size,), minval=-1, maxval=1))
+        else:
+            self.memory = self.agent.act(
+                self.state.world_model,
+                self.state.policy.actor,
+                self.memory,
+                self.step.observation[None],
+                np.array([self.step.is_first]),
+                key,
+                explore=True,
+            )
+            action = np.asarray(self.memory.action[0])
+        self.step = self.env.step(action)
+        self.replay.add(self.step, action)
+        self.env_step += self.env.action_repeat
+        self.episode_return += self.step.reward
+        self.episode_length += 1
+        if self.step.is_last:
+            metrics = {
+                "train/return": self.episode_return,
+                "train/length": self.episode_length,
+                "replay/steps": self.replay.num_steps,
+                "replay/episodes": self.replay.num_episodes,
+            }
+            self.logger.log(self.env_step, metrics)
+
+    def _learn(self) -> None:
+        """Updates until there are `train.updates` for each `train.every` env steps since the prefill.
+
+        Cut into equal chunks whose batches fit `replay.memory_mb`; a chunk of another length would compile anew.
+        """
+        train = self.config.train
+        blocks = self.env_step // train.every - -(-train.prefill // train.every) + 1
+        target = train.updates * max(0, blocks)
+        if target <= self.updates or not self.replay.can_sample(train.batch_length):
+            return
+        batch_bytes = train.batch_size * train.batch_length * self.replay.dtype.itemsize
+        fits = max(1, self.config.replay.memory_mb * 2**20 // batch_bytes)
+        chunk = max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
+        started, first, metrics = time.monotonic(), self.updates, []
+        while self.updates < target and self.stop_signal is None:
+            batches = self.replay.sample(self.rng, chunk, train.batch_length, train.batch_size)
+            self.state, chunk_metrics = self.agent.train_chunk(self.state, batches, self.keys[LEARN])
+            metrics.append(chunk_metrics)
+            self.updates += chunk
+        means = {name: float(np.mean([chunk[name] for chunk in metrics])) for name in metrics[0]}
+        means["train/updates"] = self.updates
+        means["speed/updates_per_second"] = (self.updates - first) / (time.monotonic() - started)
+        means["speed/env_steps_per_second"] = self.logger.env_steps_per_second or 0.0
+        self.logger.log(self.env_step, means)
+
+    def _evaluate(self) -> None:
+        """The held-out returns, and now and then a picture of what the model believes."""
+        evaluate = self.config.evaluate
+        numbers = self._due(evaluate.every, since=self.evaluated_at)
+        film = self._due(evaluate.video_every, since=self.evaluated_at)
+        if self.stop_signal is not None or not (numbers or film):
+            return
+        key = jax.random.fold_in(self.keys[EVALUATE], self.env_step)
+        episodes = rollout(self.agent, self.state, self.eval_envs, key, seed=evaluate.seed, record=int(film))
+        self.logger.log(self.env_step, summary(episodes))
+        if film:
+            rows = visualize.decompose(self.state.world_model, episodes[0].observation, episodes[0].action, key)
+            picture, video = visualize.write(self.folder / "videos" / f"{self.env_step:09d}", rows)
+            self.logger.image(self.env_step, "evaluate/picture", picture)
+            self.logger.video(self.env_step, "evaluate/video", video)
+        self.evaluated_at = self.env_step
+
+    def _save(self) -> None:
+        """A checkpoint: arrays of the agent, and as plain data whatever else the next step depends on."""
+        self.logger.flush()
+        self.saved_at = self.env_step
+        progress = {
+            "env_step": self.env_step,
+            "evaluated_at": self.evaluated_at,
+            "updates": self.updates,
+            "episode_return": self.episode_return,
+            "episode_length": self.episode_length,
+            "sampling": self.rng.bit_generator.state,
+        }
+        progress["replay"] = self.replay.index()
+        if self.collects:
+            self.replay.flush()
+            progress["env"] = self.env.state()
+        checkpoint.save(
+            self.folder, self.env_step, (self.state, self.memory), progress, keep=self.config.checkpoint.keep
+        )
+        if self.collects:
+            self.replay.release(checkpoint.load_progress(checkpoint.all_of(self.folder)[0])["replay"])
+
+    def _restore(self, path: Path) -> None:
+        progress = checkpoint.load_progress(path)
+        self.state, self.memory = checkpoint.load_state(path, (self.state, self.memory))
+        self.env_step = self.saved_at = progress["env_step"]
+        self.evaluated_at, self.updates = progress["evaluated_at"], progress["updates"]
+        self.episode_return, self.episode_length = progress["episode_return"], progress["episode_length"]
+        self.rng.bit_generator.state = progress["sampling"]
+        self.replay.restore(progress["replay"])
+        if self.collects:
+            self.step = self.env.restore(progress["env"])
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Lets Ctrl-C, SIGTERM and SIGUSR1 end the loop at its next safe place."""
+
+        def note(number: int, _: FrameType | None) -> None:
+            self.stop_signal = signal.Signals(number).name
+
+        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

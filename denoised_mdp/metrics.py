@@ -1,0 +1,40 @@
+"""The names of all metrics, with their meaning. docs/metrics.md is this table for readers.
+
+The x axis of each is `env_step`: simulator frames of training, counted before action repeat, prefill included.
+"""
+
+from __future__ import annotations
+
+METRICS = {
+    "train/return": "sum of the rewards of a training episode, which explores",
+    "train/length": "agent steps of that episode",
+    "train/updates": "gradient updates so far",
+    "evaluate/return_mean": "mean return of the evaluation episodes, in held-out environments, without exploration",
+    "evaluate/return_std": "their standard deviation",
+    "evaluate/return_low": "lower end of the mean's 95% confidence interval",
+    "evaluate/return_high": "its upper end",
+    "evaluate/return_min": "the smallest return",
+    "evaluate/return_max": "the largest return",
+    "evaluate/length_mean": "mean length of those episodes, in agent steps",
+    "model/loss": "Eq. 4, what the world model minimises, in nats per agent step",
+    "model/observation_loss": "-log p(o|x,y,z), in nats, summed over the picture; 11,292 at 64x64 is a perfect picture",
+    "model/observation_mse": "mean squared error of a pixel's channel, black to white being 1",
+    "model/reward_loss": "-log p(r|x,y), in nats; 0.919 is a perfect prediction",
+    "model/continue_loss": "-log p(the episode goes on or not|x), in nats; only with model.continue_head=true",
+    "model/kl_x": "KL(q(x)||p(x)), in nats, before free nats and weights: the information in x",
+    "model/kl_y": "likewise of y; 0 if there is no y",
+    "model/kl_z": "likewise of z; 0 if there is no z",
+    "model/grad_norm": "norm of the world model's gradient, before clipping",
+    "policy/actor_loss": "minus the mean discounted lambda-return of imagined states, less policy.entropy x entropy",
+    "policy/critic_loss": "-log N(lambda-return|value, 1), in nats; 0.919 is a perfect value",
+    "policy/imagined_reward": "mean reward predicted in imagination, from x alone",
+    "policy/imagined_value": "mean value there",
+    "policy/action_saturation": "share of imagined actions beyond 0.99 in size; near 1 the policy is stuck",
+    "policy/entropy": "mean entropy of the policy in imagination, in nats, from one sample each",
+    "policy/actor_grad_norm": "norm of the actor's gradient, before clipping",
+    "policy/critic_grad_norm": "norm of the critic's gradient, before clipping",
+    "replay/steps": "agent steps in the replay, the resets included",
+    "replay/episodes": "complete episodes in the replay",
+    "speed/env_steps_per_second": "simulator frames per second, over the last two minutes, everything included",
+    "speed/updates_per_second": "gradient updates per second, while updating",
+}

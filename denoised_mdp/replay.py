@@ -1,0 +1,498 @@
+"""Replay on disk: one append-only file per episode, uint8 frames, sampled as K batches of [T, B] sequences.
+
+An episode is one binary file of fixed-size records, one record per step, and `spec.json` beside the episodes says
+what a record holds, so that nothing but numpy is needed to read them:
+
+    spec = json.load(open("replay/spec.json"))
+    dtype = [(field["name"], field["dtype"], tuple(field["shape"])) for field in spec["fields"]]
+    episode = np.fromfile("replay/episode-00000000-stream-000.bin", dtype)
+
+`action[t]` is the action that led to `observation[t]`; the reset row (`is_first`) has action 0 and reward 0.
+
+T consecutive steps with all their fields are one `os.preadv` straight into the arrays of the batch, so that resident
+memory is that of the batches alone, whatever the size of the replay. Every `add` hands its record to the operating
+system at once: what a killed process has added stays, but for a record cut short, which is ignored on reading and
+overwritten on writing. An episode that ends is brought to the disk too, and so are those going on by `flush`, against
+a power cut.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from denoised_mdp.errors import UserError
+
+FORMAT = 1
+_EPISODE_FILE = re.compile(r"episode-(\d+)-stream-(\d+)\.bin")
+_FACTOR = "factors/"
+_BUFFERS_PER_READ = 1024  # IOV_MAX of Linux: the most buffers that one preadv fills
+
+
+class ReplayError(UserError):
+    """What a user can set right: no replay there, one of other shapes, sequences longer than every episode."""
+
+
+class Transition(Protocol):
+    """The part of an environment's `Step` that the replay stores."""
+
+    @property
+    def observation(self) -> NDArray[np.uint8]: ...
+    @property
+    def reward(self) -> float: ...
+    @property
+    def is_first(self) -> bool: ...
+    @property
+    def is_last(self) -> bool: ...
+    @property
+    def is_terminal(self) -> bool: ...
+    @property
+    def info(self) -> Mapping[str, Any]: ...
+
+
+class Batch(NamedTuple):
+    """K batches of B sequences of T steps, time-major."""
+
+    observation: NDArray[np.uint8]  # [K, T, B, H, W, 3]
+    action: NDArray[np.float32]  # [K, T, B, A], the action that led to the observation
+    reward: NDArray[np.float32]  # [K, T, B], what that action earned
+    is_first: NDArray[np.bool_]  # [K, T, B], the reset rows: no latent comes before them
+    is_terminal: NDArray[np.bool_]  # [K, T, B], the episode ended for good, which a time limit is not
+    factors: dict[str, NDArray[Any]]  # name -> [K, T, B, ...], empty unless asked for
+
+
+class Episode(NamedTuple):
+    """What the index knows of an episode: `length` counts its rows, the reset row included."""
+
+    id: int
+    stream: int
+    length: int
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"episode-{self.id:08d}-stream-{self.stream:03d}.bin"
+
+
+def record_dtype(
+    observation_shape: tuple[int, ...], action_size: int, factors: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]
+) -> np.dtype:
+    """The record of one step, packed, the frame first; `factors`: name -> (dtype, shape)."""
+    fields: list[tuple[str, DTypeLike, tuple[int, ...]]] = [
+        ("observation", np.uint8, tuple(observation_shape)),
+        ("action", np.float32, (action_size,)),
+        ("reward", np.float32, ()),
+        ("is_first", np.bool_, ()),
+        ("is_last", np.bool_, ()),
+        ("is_terminal", np.bool_, ()),
+        *((_FACTOR + name, dtype, tuple(shape)) for name, (dtype, shape) in factors.items()),
+    ]
+    return np.dtype(fields)
+
+
+class Replay:
+    """Episodes of one or several environments in a folder, the oldest forgotten beyond `capacity` rows.
+
+    A new replay in a folder that already holds episodes wants `restore` first: with the index of a checkpoint to go
+    on from there, with None to start over. Not thread-safe: add and sample from one thread.
+
+    Args:
+        directory: where the episodes and `spec.json` lie; made, if missing, by `restore` or the first `add`.
+        observation_shape: (H, W, 3) of the uint8 frames.
+        action_size: A.
+        capacity: rows kept for sampling; as an episode ends, the oldest finished ones beyond it are forgotten, but
+            never the newest.
+        factors: ground truth to store beside each frame, taken from `step.info["factors"]`: name -> (dtype, shape).
+        include_running: sample from the episodes still going on too; the paper samples complete episodes only.
+
+    Raises:
+        ReplayError: the folder holds a replay of other shapes, or `capacity` is not positive.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        observation_shape: tuple[int, ...],
+        action_size: int,
+        capacity: int,
+        factors: Mapping[str, tuple[DTypeLike, tuple[int, ...]]] | None = None,
+        include_running: bool = False,
+    ) -> None:
+        if capacity < 1:
+            raise ReplayError(f"the replay's capacity is {capacity}, it must be at least 1 step")
+        directory = Path(directory)
+        dtype = record_dtype(observation_shape, action_size, factors or {})
+        if (directory / "spec.json").exists():
+            _check_same_record(directory, _read_spec(directory), dtype)
+        self._set_up(directory, dtype, capacity=capacity, include_running=include_running, writable=True)
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | Path,
+        *,
+        observation_shape: tuple[int, ...] | None = None,
+        action_size: int | None = None,
+        include_running: bool = False,
+    ) -> "Replay":
+        """Opens another run's replay for reading; nothing is written, and that run may still be going on.
+
+        It holds the steps written so far, until `refresh` looks again. `directory` is the replay's folder or its
+        run's. The shapes, if given, are what the caller needs.
+
+        Raises:
+            ReplayError: no replay there, or one of other shapes.
+        """
+        directory = Path(directory)
+        if not (directory / "spec.json").exists() and (directory / "replay" / "spec.json").exists():
+            directory = directory / "replay"
+        dtype = _read_spec(directory)
+        for name, wanted in (("observation", observation_shape), ("action", (action_size,))):
+            if wanted not in (None, (None,)) and dtype[name].shape != tuple(wanted):
+                raise ReplayError(
+                    f"{directory}: its {name}s have shape {dtype[name].shape}, this run needs {tuple(wanted)}"
+                )
+        replay = cls.__new__(cls)
+        replay._set_up(directory, dtype, capacity=0, include_running=include_running, writable=False)
+        replay.refresh()
+        return replay
+
+    def _set_up(
+        self, directory: Path, dtype: np.dtype, *, capacity: int, include_running: bool, writable: bool
+    ) -> None:
+        self.directory = directory
+        self.dtype = dtype
+        self.capacity = capacity
+        self.include_running = include_running
+        self.factor_names = tuple(n.removeprefix(_FACTOR) for n in dtype.names or () if n.startswith(_FACTOR))
+        self._writable = writable
+        self._small = np.dtype([(n, dtype[n]) for n in dtype.names or () if n != "observation"])
+        self._finished: dict[int, Episode] = {}  # by id, the oldest first
+        self._running: dict[int, Episode] = {}  # by stream
+        self._open_files: dict[int, int] = {}  # by stream
+        self._next_id = 0
+        self._ready = False  # to be written to
+
+    # Writing
+
+    def add(self, step: Transition, action: NDArray[np.floating] | None = None, stream: int = 0) -> None:
+        """Appends a step and the action [A] that led to it; `is_first` begins a new episode, its action is ignored.
+
+        `stream` tells environments that take turns apart. An episode of the stream that had not ended is kept as it
+        is. The record has been handed to the operating system when this returns.
+
+        Raises:
+            ValueError: a first step is missing, shapes differ from the record's, or the replay is read-only.
+        """
+        self._need_writable("add")
+        row = self._record(step, action)
+        if not self._ready:
+            if self.directory.exists() and _files(self.directory):
+                raise ValueError(f"{self.directory} holds an earlier run's episodes: restore its index, or None, first")
+            self._prepare()
+        if step.is_first:
+            self._finish(stream)
+            self._running[stream] = Episode(self._next_id, stream, 0)
+            self._next_id += 1
+        elif stream not in self._running:
+            raise ValueError(f"stream {stream} of the replay has no episode going on: is_first must come first")
+        episode = self._running[stream]
+        if stream not in self._open_files:
+            path = self.directory / episode.file
+            self._open_files[stream] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # At its place and not at the end: a record that an error cut short is written over.
+        _write_at(self._open_files[stream], row.tobytes(), episode.length * self.dtype.itemsize)
+        self._running[stream] = episode._replace(length=episode.length + 1)
+        if step.is_last:
+            self._finish(stream)
+
+    def _prepare(self) -> None:
+        """Makes the folder and its `spec.json`."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        dtype = self.dtype
+        fields = [{"name": n, "dtype": dtype[n].base.str, "shape": dtype[n].shape} for n in dtype.names or ()]
+        text = json.dumps({"format": FORMAT, "record_bytes": dtype.itemsize, "fields": fields}, indent=1)
+        half_written = self.directory / "spec.json.tmp"
+        half_written.write_text(text + "\n")
+        half_written.replace(self.directory / "spec.json")
+        self._ready = True
+
+    def _record(self, step: Transition, action: NDArray[np.floating] | None) -> NDArray[Any]:
+        row = np.zeros((), self.dtype)
+        values: dict[str, Any] = {
+            "observation": step.observation,
+            "is_first": step.is_first,
+            "is_last": step.is_last,
+            "is_terminal": step.is_terminal,
+        }
+        if not step.is_first:
+            if action is None:
+                raise ValueError("the replay needs the action that led to this step: only a first step has none")
+            values |= {"action": action, "reward": step.reward}
+        for name in self.factor_names:
+            if name not in step.info.get("factors", {}):
+                raise ValueError(f"the replay stores factors that this step lacks: no factor {name} in its info")
+            values[_FACTOR + name] = step.info["factors"][name]
+        if np.asarray(step.observation).dtype != np.uint8:
+            raise ValueError(f"the replay stores uint8 frames, got {np.asarray(step.observation).dtype}")
+        for name, value in values.items():
+            if np.shape(value) != self.dtype[name].shape:
+                raise ValueError(f"{name} has shape {np.shape(value)}, the replay stores {self.dtype[name].shape}")
+            row[name] = value
+        return row
+
+    def _finish(self, stream: int) -> None:
+        if episode := self._running.pop(stream, None):
+            self._finished[episode.id] = episode
+            self._finished = dict(sorted(self._finished.items()))
+        if (file := self._open_files.pop(stream, None)) is not None:
+            os.fsync(file)
+            os.close(file)
+        excess = self.num_steps - self.capacity
+        while excess > 0 and len(self._finished) > 1:
+            excess -= self._finished.pop(next(iter(self._finished))).length  # its file stays until `release`
+
+    def flush(self) -> None:
+        """Brings the running episodes to the disk (fsync); only a power cut needs it, before a checkpoint."""
+        for file in self._open_files.values():
+            os.fsync(file)
+
+    def close(self) -> None:
+        """Closes the files; adding opens them again."""
+        for file in self._open_files.values():
+            os.close(file)
+        self._open_files.clear()
+
+    # Checkpoints
+
+    def index(self) -> dict[str, Any]:
+        """The contents as plain JSON data, for the checkpoint: the episodes, which of them go on, the next id."""
+        return {
+            "finished": [list(episode) for episode in self._finished.values()],
+            "running": [list(episode) for episode in self._running.values()],
+            "next_id": self._next_id,
+        }
+
+    def restore(self, index: Mapping[str, Any] | None) -> None:
+        """Goes back to the contents that `index()` described, bit by bit; None is a replay without episodes.
+
+        Files that came later are deleted, those that grew are cut (a read-only replay only leaves them out). An
+        episode that was running goes on, or is kept as it is if the next step of its stream is a first one.
+
+        Raises:
+            ReplayError: an episode of the index is missing or too short; nothing has been changed then.
+        """
+        index = index or {"finished": [], "running": [], "next_id": 0}
+        finished = {episode[0]: Episode(*episode) for episode in index["finished"]}
+        running = {episode[1]: Episode(*episode) for episode in index["running"]}
+        known = {e.file: e for e in (*finished.values(), *running.values())}
+        for episode in known.values():
+            rows = _rows(self.directory / episode.file, self.dtype.itemsize)
+            if rows < episode.length:
+                raise ReplayError(
+                    f"{self.directory}: {episode.file} has {rows} steps, the checkpoint's replay had {episode.length}"
+                )
+        if self._writable:
+            self.close()
+            self._prepare()
+            for found in _files(self.directory):
+                if found.file not in known:
+                    (self.directory / found.file).unlink()
+            for episode in known.values():
+                os.truncate(self.directory / episode.file, episode.length * self.dtype.itemsize)
+        self._finished, self._running, self._next_id = finished, running, index["next_id"]
+
+    def release(self, index: Mapping[str, Any]) -> None:
+        """Deletes the files of episodes forgotten before `index`, of the oldest checkpoint that is to stay restorable.
+
+        What it and every later checkpoint name stays.
+        """
+        self._need_writable("release")
+        oldest = min((episode[0] for episode in (*index["finished"], *index["running"])), default=0)
+        held = {episode.id for episode in self.episodes()}
+        for found in _files(self.directory):
+            if found.id < oldest and found.id not in held:
+                (self.directory / found.file).unlink()
+
+    def refresh(self) -> None:
+        """Looks again at what has been written to a replay that was opened read-only.
+
+        Raises:
+            ValueError: this replay writes: it knows.
+        """
+        if self._writable:
+            raise ValueError(f"{self.directory}: refresh is for a replay that was opened read-only")
+        self._finished.clear()
+        self._running.clear()
+        for found in _files(self.directory):
+            episode = found._replace(length=_rows(self.directory / found.file, self.dtype.itemsize))
+            if previous := self._running.pop(episode.stream, None):  # a later one of its stream has begun
+                self._finished[previous.id] = previous
+            if episode.length:
+                self._running[episode.stream] = episode
+        for episode in list(self._running.values()):
+            if self._read_rows(episode, episode.length - 1, 1)["is_last"][0]:
+                self._finished[episode.id] = self._running.pop(episode.stream)
+        self._finished = dict(sorted(self._finished.items()))
+        self._next_id = max((episode.id + 1 for episode in self.episodes()), default=0)
+
+    # Reading
+
+    @property
+    def num_steps(self) -> int:
+        """Rows held, the reset rows and the running episodes included."""
+        return sum(episode.length for episode in self.episodes())
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes that have ended."""
+        return len(self._finished)
+
+    def episodes(self) -> list[Episode]:
+        """All episodes held, the oldest first, the running ones last."""
+        return [*self._finished.values(), *self._running.values()]
+
+    def episode(self, id: int) -> dict[str, NDArray[Any]]:
+        """Every field of an episode, each [length, ...], by name; a factor is under "factors/" and its name.
+
+        Raises:
+            ValueError: there is no such episode.
+        """
+        for episode in self.episodes():
+            if episode.id == id:
+                rows = self._read_rows(episode, 0, episode.length)
+                return {name: np.ascontiguousarray(rows[name]) for name in self.dtype.names or ()}
+        raise ValueError(f"{self.directory} has no episode {id}, it has {[e.id for e in self.episodes()]}")
+
+    def can_sample(self, length: int) -> bool:
+        """Whether there is an episode of at least `length` rows to sample from."""
+        return any(episode.length >= length for episode in self._sampled())
+
+    def sample(
+        self, rng: np.random.Generator, updates: int, length: int, batch: int, *, with_factors: bool = False
+    ) -> Batch:
+        """Draws `updates` (K) batches of `batch` (B) sequences of `length` (T) steps, each from within one episode.
+
+        Every position where a sequence fits is equally likely, so that an episode counts by its number of them
+        (PAPER 3.4). Of an episode of N rows these are all N - T + 1, the last row included, where a termination
+        stands. The outcome depends on `rng` and the contents alone, and is the same as of K calls for one batch.
+
+        Raises:
+            ReplayError: no episode has `length` rows, or a file has been deleted or cut meanwhile.
+        """
+        episodes = self._sampled()
+        fits = np.array([max(episode.length - length + 1, 0) for episode in episodes], np.int64)
+        if length < 1 or not fits.any():
+            kind = "" if self.include_running else "finished "
+            longest = max((episode.length for episode in episodes), default=0)
+            raise ReplayError(
+                f"{self.directory}: sequences of {length} steps wanted, the longest {kind}episode has {longest}"
+            )
+        ends = np.cumsum(fits)
+        draws = rng.integers(ends[-1], size=updates * batch)
+        which = np.searchsorted(ends, draws, side="right")
+        starts = draws - (ends - fits)[which]
+
+        observation = np.empty((updates, length, batch, *self.dtype["observation"].shape), np.uint8)
+        small = np.empty((updates, length, batch), self._small)
+        frames, rests = _bytes_of(observation), _bytes_of(small)
+        for j, (e, start) in enumerate(zip(which.tolist(), starts.tolist(), strict=True)):
+            k, b = divmod(j, batch)
+            rows = range(k * length * batch + b, (k + 1) * length * batch, batch)  # [k, :, b] of the flat arrays
+            self._read(episodes[e], start, [part for row in rows for part in (frames[row], rests[row])])
+        return Batch(
+            observation=observation,
+            action=np.ascontiguousarray(small["action"]),
+            reward=np.ascontiguousarray(small["reward"]),
+            is_first=np.ascontiguousarray(small["is_first"]),
+            is_terminal=np.ascontiguousarray(small["is_terminal"]),
+            factors={n: np.ascontiguousarray(small[_FACTOR + n]) for n in self.factor_names if with_factors},
+        )
+
+    def _sampled(self) -> list[Episode]:
+        return self.episodes() if self.include_running else list(self._finished.values())
+
+    def _read_rows(self, episode: Episode, start: int, count: int) -> NDArray[Any]:
+        rows = np.empty(count, self.dtype)
+        self._read(episode, start, [rows.view(np.uint8).data])
+        return rows
+
+    def _read(self, episode: Episode, start: int, parts: Sequence[memoryview]) -> None:
+        """Fills `parts` with the bytes of the episode from row `start` on."""
+        path = self.directory / episode.file
+        offset = start * self.dtype.itemsize
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise ReplayError(f"{path} has been deleted since the replay was opened") from None
+        try:
+            for first in range(0, len(parts), _BUFFERS_PER_READ):
+                some = parts[first : first + _BUFFERS_PER_READ]
+                size = sum(part.nbytes for part in some)
+                if os.preadv(file, some, offset) != size:
+                    raise ReplayError(f"{path} has been cut since the replay was opened")
+                offset += size
+        finally:
+            os.close(file)
+
+    def _need_writable(self, what: str) -> None:
+        if not self._writable:
+            raise ValueError(f"{self.directory} was opened read-only: it takes no {what}")
+
+
+def _read_spec(directory: Path) -> np.dtype:
+    """The record that `spec.json` describes."""
+    try:
+        spec = json.loads((directory / "spec.json").read_text())
+        dtype = np.dtype([(field["name"], field["dtype"], tuple(field["shape"])) for field in spec["fields"]])
+    except (FileNotFoundError, NotADirectoryError):
+        raise ReplayError(f"{directory} holds no replay: there is no spec.json in it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReplayError(f"{directory / 'spec.json'} cannot be read: {error}") from None
+    if spec["format"] != FORMAT:
+        raise ReplayError(f"{directory} is a replay of format {spec['format']}, this version reads format {FORMAT}")
+    return dtype
+
+
+def _check_same_record(directory: Path, found: np.dtype, wanted: np.dtype) -> None:
+    if found == wanted:
+        return
+    for name in dict.fromkeys((*(found.names or ()), *(wanted.names or ()))):
+        there, here = (str(d[name]) if name in (d.names or ()) else "nothing" for d in (found, wanted))
+        if there != here:
+            raise ReplayError(f"{directory} holds another replay: its {name} is {there}, this run stores {here}")
+    raise ReplayError(f"{directory} holds another replay: its fields are in another order")
+
+
+def _files(directory: Path) -> list[Episode]:
+    """The episodes whose files lie in the folder, the oldest first, of unknown length (0)."""
+    matches = (_EPISODE_FILE.fullmatch(entry) for entry in os.listdir(directory))
+    return sorted(Episode(int(match[1]), int(match[2]), 0) for match in matches if match)
+
+
+def _rows(path: Path, record_bytes: int) -> int:
+    """Whole records in a file, 0 if there is none."""
+    try:
+        return path.stat().st_size // record_bytes
+    except FileNotFoundError:
+        return 0
+
+
+def _write_at(file: int, data: bytes, offset: int) -> None:
+    """All of `data`: a disk that fills up shows as a short write first, as an OSError with the next."""
+    while data:
+        written = os.pwrite(file, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _bytes_of(array: NDArray[Any]) -> list[memoryview]:
+    """The memory of a contiguous [K, T, B, ...] array as K * T * B pieces, written through."""
+    flat = array.reshape(-1).view(np.uint8).data
+    size = array[:1, :1, :1].nbytes
+    return [flat[i : i + size] for i in range(0, flat.nbytes, size)]

@@ -1,0 +1,132 @@
+"""Encoder, transition, decoder and reward heads; `model_loss` is the paper's Eq. 4.
+
+Shapes: T = time, B = batch, H W = image, A = action.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from denoised_mdp.distributions import HALF_LOG_2PI, Normal
+from denoised_mdp.latent import Factor, Latent, features
+from denoised_mdp.nets import MLP
+from denoised_mdp.transition import Transition
+
+
+class Batch(Protocol):
+    """Sequences of experience; `replay.Batch` is one. Row t: what action[t] led to."""
+
+    observation: jax.Array  # [T, B, H, W, 3] uint8
+    action: jax.Array  # [T, B, A]
+    reward: jax.Array  # [T, B]
+    is_first: jax.Array  # [T, B] bool, a new episode starts: nothing before it counts
+    is_terminal: jax.Array  # [T, B] bool, the episode ended by the world's rules, not by a time limit
+
+
+class Objective(NamedTuple):
+    """The weights of Eq. 4, extended by free nats for each part and the split of KL_x (Appendices B.1.2, B.4)."""
+
+    alpha: float
+    beta: Latent[float]  # beta.x is 1 in the paper
+    free_nats: Latent[float]  # each element of KL [T, B] counts at least this much
+    beta_free_nats_x: float  # the share of beta.x whose KL has free nats; beta.x itself unless split
+    reward_weight: float  # on -log p(r|x,y); 1 is the paper's
+
+
+def pixels(observation: jax.Array) -> jax.Array:
+    """uint8 in 0..255 -> float in -0.5..0.5, what encoder and decoder speak."""
+    return observation.astype(jnp.float32) / 255 - 0.5
+
+
+class WorldModel(nnx.Module):
+    """p(o|x,y,z), p(r|x) + p(r|y), the transition, and the encoder of the posteriors."""
+
+    def __init__(
+        self,
+        encoder: nnx.Module,
+        decoder: nnx.Module,
+        transition: Transition,
+        *,
+        reward_widths: list[int],
+        continue_head: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.encoder, self.decoder, self.transition = encoder, decoder, transition
+        x, y, _ = (n + m for n, m in zip(transition.belief, transition.state, strict=True))
+        self.reward_x = MLP(x, reward_widths, 1, rngs)
+        self.reward_y = MLP(y, reward_widths, 1, rngs) if y else None
+        self.continue_x = MLP(x, reward_widths, 1, rngs) if continue_head else None
+
+    def reward(self, x: Factor, y: Factor) -> jax.Array:
+        """[B], the mean of p(r|x,y): the sum of two Gaussians' means (Appendix A.2)."""
+        of_x = self.reward_x(x.features)[..., 0]
+        return of_x if self.reward_y is None else of_x + self.reward_y(y.features)[..., 0]
+
+    def x_reward(self, x: Factor) -> jax.Array:
+        """[B], E p(r_x|x): the only reward that a policy is trained on (Algorithm 1)."""
+        return self.reward_x(x.features)[..., 0]
+
+    def continuation(self, x: Factor) -> jax.Array:
+        """[B], the probability that the episode goes on; 1 without a head."""
+        if self.continue_x is None:
+            return jnp.ones(x.state.shape[:-1])
+        return jax.nn.sigmoid(self.continue_x(x.features)[..., 0])
+
+    def decode(self, s: Latent[Factor]) -> jax.Array:
+        """[B, H, W, 3], the mean picture, in the units of `pixels`."""
+        return self.decoder(features(s))
+
+    def observe(
+        self, observation: jax.Array, action: jax.Array, is_first: jax.Array, noise: Latent[jax.Array]
+    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+        """Filters sequences from a zero latent: [T, B, H, W, 3] uint8, [T, B, A], [T, B], standard normals [T, B, S].
+
+        Returns s, q and p of every part, [T, B, ...]. The first row starts from nothing: its previous latent and
+        its action are zero, as at an episode's start (Sec. 3).
+        """
+        starts = jnp.asarray(is_first).at[0].set(True)
+        evidence = self.transition.evidence(self.encoder(pixels(observation)))
+        return self.transition.observe(self.transition.initial(starts.shape[1:]), action, evidence, starts, noise)
+
+
+def model_loss(
+    model: WorldModel, batch: Batch, noise: Latent[jax.Array], objective: Objective
+) -> tuple[jax.Array, tuple[Latent[Factor], dict[str, jax.Array]]]:
+    """Eq. 4:  -log p(o|s) - log p(r|x,y) + alpha (beta_x KL_x + beta_y KL_y + beta_z KL_z), a mean over [T, B].
+
+    noise: standard normals [T, B, S]. Returns the loss, the filtered latents [T, B] and metrics, in nats.
+    Free nats clip each element of a KL from below; KL_x may be split into a part with and a part without them.
+    """
+    alpha, beta, free_nats, beta_free_nats_x, reward_weight = objective
+    s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
+    kl_x, kl_y, kl_z = (q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True))  # each [T, B]
+    kl = (
+        beta_free_nats_x * jnp.maximum(kl_x, free_nats.x)
+        + (beta.x - beta_free_nats_x) * kl_x
+        + beta.y * jnp.maximum(kl_y, free_nats.y)
+        + beta.z * jnp.maximum(kl_z, free_nats.z)
+    )
+    error = pixels(batch.observation) - model.decode(s)
+    nll_observation = jnp.sum(0.5 * error**2 + HALF_LOG_2PI, axis=(-3, -2, -1))  # unit variance
+    nll_reward = 0.5 * (batch.reward - model.reward(s.x, s.y)) ** 2 + HALF_LOG_2PI
+    loss = nll_observation + reward_weight * nll_reward + alpha * kl
+    metrics = {
+        "observation_loss": nll_observation,
+        "observation_mse": jnp.mean(error**2, axis=(-3, -2, -1)),
+        "reward_loss": nll_reward,
+        "kl_x": kl_x,
+        "kl_y": kl_y,
+        "kl_z": kl_z,
+    }
+    if model.continue_x is not None:
+        logit = model.continue_x(s.x.features)[..., 0]
+        goes_on = 1.0 - batch.is_terminal
+        nll_continue = jax.nn.softplus(logit) - goes_on * logit
+        loss = loss + nll_continue
+        metrics["continue_loss"] = nll_continue
+    metrics = {"loss": loss} | metrics
+    return jnp.mean(loss), (s, jax.tree.map(jnp.mean, metrics))

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Trains the small preset on a noisy task, then shows how well it does and what it believes is signal and noise.
+#
+#   bash scripts/quickstart.sh                          needs Python 3.11 or newer, no GPU; goes on where it stopped
+#   bash scripts/quickstart.sh train.env_steps=100000   arguments are overrides of the configuration
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+run_dir="$root/runs/quickstart"
+say() { echo "[quickstart] $*" >&2; }
+
+bash "$root/scripts/setup.sh" core
+python="$root/.venv/bin/python"
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+cd "$root"
+
+say "training into $run_dir (Ctrl-C saves; the same command goes on)"
+"$python" scripts/train.py experiment=quickstart run_dir="$run_dir" "$@"
+say "evaluating"
+"$python" scripts/evaluate.py run_dir="$run_dir"
+say "drawing what the agent believes"
+"$python" scripts/visualize.py run_dir="$run_dir"
+
+say "done; open these:"
+find "$run_dir" -type f \( -name '*.png' -o -name '*.mp4' -o -name 'eval*.json' -o -name 'metrics.jsonl' \) | sort | sed 's/^/  /'
+say "curves: $root/.venv/bin/pip install tensorboard && $root/.venv/bin/tensorboard --logdir $run_dir"

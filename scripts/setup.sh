@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Makes .venv beside the sources and installs the versions of requirements.lock; what is there already is re-used.
+#
+#   bash scripts/setup.sh         what training needs
+#   bash scripts/setup.sh dev     and what the tests, the linters and video files need
+#
+# PYTHON=/path/to/python chooses the interpreter.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="$root/.venv"
+kind="${1:-core}"
+say() { echo "[setup] $*" >&2; }
+die() { say "$*"; exit 1; }
+[[ $kind == core || $kind == dev ]] || die "unknown kind of set-up '$kind': it is core or dev"
+
+# The version of an interpreter, as "3.11"; nothing where it is missing or does not start.
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
+new_enough() { [[ $1 =~ ^3\.([0-9]+)$ ]] && ((BASH_REMATCH[1] >= 11)); }
+
+find_python() {
+    local candidate found seen=""
+    for candidate in "$@"; do
+        found="$(version_of "$candidate")"
+        if new_enough "$found"; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+        seen+="${found:+, $candidate is $found}"
+    done
+    die "Python 3.11 or newer is needed${seen:-, none was found}: sudo apt install python3.11 python3.11-venv"
+}
+
+# What an installation depends on: the pins, our own metadata, the interpreter, and where it all lies.
+stamp() {
+    {
+        cat "$root/requirements.lock" "$root/requirements.txt" "$root/pyproject.toml"
+        "$venv/bin/python" -VV
+        echo "$root"
+    } | sha256sum
+}
+installed() { [[ -f "$venv/installed-$1" && "$(<"$venv/installed-$1")" == "$(stamp)" ]]; }
+
+# What pip is at, from its output, on one line that is written over; nothing where nobody watches.
+show_progress() {
+    local word name rest count=0
+    while read -r word name rest; do
+        [[ -t 2 ]] || continue
+        case $word in
+            Collecting | Processing) printf '\r\e[K[setup] fetching %d of %d: %s' $((count += 1)) "$1" "$name" >&2 ;;
+            Installing) printf '\r\e[K[setup] unpacking; this takes as long again\n' >&2 ;;
+        esac
+    done
+}
+
+usable() { new_enough "$(version_of "$venv/bin/python")" && "$venv/bin/python" -c 'import pip' 2>/dev/null; }
+
+if ! usable; then
+    if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); else candidates=(python3 python3.13 python3.12 python3.11); fi
+    python="$(find_python "${candidates[@]}")"
+    version="$(version_of "$python")"
+    "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+        die "Python $version lacks its venv module: sudo apt install python$version-venv"
+    say "making $venv with $python ($version)"
+    "$python" -m venv --clear "$venv"
+fi
+if installed "$kind"; then
+    say "$venv is up to date"
+    exit 0
+fi
+
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+lock="$root/requirements.lock"
+if [[ $kind == core ]]; then
+    lock="$venv/core.lock"
+    sed '/^# --- dev and video extras/,$d' "$root/requirements.lock" >"$lock"
+fi
+say "installing $(grep -c '==' "$lock") packages, about 1.5 GB, into $venv: a minute or a few"
+SECONDS=0
+rm -f "$venv"/installed-*
+"${pip[@]}" install --no-deps --progress-bar off -r "$lock" | show_progress "$(grep -c '==' "$lock")"
+"${pip[@]}" install --quiet --no-deps --no-build-isolation -e "$root"
+stamp >"$venv/installed-core"
+[[ $kind == core ]] || cp "$venv/installed-core" "$venv/installed-dev"
+say "done in $SECONDS s"

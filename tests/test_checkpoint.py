@@ -1,0 +1,52 @@
+"""Checkpoints: exact, whole or absent, and clear about what does not fit."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from denoised_mdp import checkpoint
+
+
+class State(NamedTuple):
+    weights: dict
+    count: jax.Array
+
+
+STATE = State({"a": jnp.arange(6.0).reshape(2, 3), "empty": jnp.zeros((0, 4))}, jnp.asarray(7, jnp.int32))
+
+
+def test_a_checkpoint_comes_back_bit_by_bit(tmp_path):
+    path = checkpoint.save(tmp_path, 12, STATE, {"env_step": 12, "note": [1, 2]}, keep=1)
+    back = checkpoint.load_state(path, jax.tree.map(jnp.zeros_like, STATE))
+    jax.tree.map(np.testing.assert_array_equal, back, STATE)
+    assert back.count.dtype == jnp.int32
+    assert checkpoint.load_progress(path) == {"env_step": 12, "note": [1, 2]}
+
+
+def test_the_newest_are_kept_and_a_half_written_one_is_none(tmp_path):
+    assert checkpoint.latest(tmp_path) is None
+    for step in (5, 10, 200):
+        checkpoint.save(tmp_path, step, STATE, {}, keep=2)
+    (tmp_path / checkpoint.FOLDER / "partial").mkdir()
+    assert [int(path.name) for path in checkpoint.all_of(tmp_path)] == [10, 200]
+    latest = checkpoint.latest(tmp_path)
+    assert latest is not None and int(latest.name) == 200
+
+
+def test_a_step_can_be_saved_again(tmp_path):
+    checkpoint.save(tmp_path, 5, STATE, {"n": 1}, keep=2)
+    path = checkpoint.save(tmp_path, 5, STATE, {"n": 2}, keep=2)
+    assert checkpoint.load_progress(path) == {"n": 2} and len(checkpoint.all_of(tmp_path)) == 1
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    path = checkpoint.save(tmp_path, 1, STATE, {}, keep=1)
+    other = State({"a": jnp.zeros((3, 3)), "new": jnp.zeros(2)}, STATE.count)
+    with pytest.raises(ValueError, match=r"missing weights/new.*unexpected weights/empty.*weights/a is \(2, 3\)"):
+        checkpoint.load_state(path, other)
+    (path / "state.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be read"):
+        checkpoint.load_state(path, STATE)

@@ -1,0 +1,408 @@
+"""The settings and the command line: what is composed, and that every mistake is one clear line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from denoised_mdp import cli, config, run_dir
+from denoised_mdp.config import CHANGEABLE, Config, Part, Size
+from denoised_mdp.errors import UserError, did_you_mean, nearest, user_errors
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SCRIPT = """
+from denoised_mdp import cli
+from denoised_mdp.errors import UserError
+
+def check(config):
+    if config.env.task == "unknown_task":
+        raise ValueError("there is no such task\\nonly others")
+
+def main(config):
+    if config.env.task == "refused_late":
+        raise UserError("refused late")
+    if config.env.task == "crash":
+        raise ValueError("a bug")
+    print(config.run_dir, config.seed, config.model.beta_y)
+
+if __name__ == "__main__":
+    cli.train(main, check=check)
+"""
+
+
+@pytest.fixture(scope="module")
+def default() -> Config:
+    return cli.compose([])
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Runs a training script in an empty folder, and looks at what it leaves there."""
+    file, folder = tmp_path / "train.py", tmp_path / "elsewhere"
+    file.write_text(SCRIPT)
+    folder.mkdir()
+
+    def run(*arguments: str, **environment: str):
+        env = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(file), *arguments]
+        done = subprocess.run(command, cwd=folder, env=env | environment, capture_output=True, text=True, timeout=120)
+        return done, sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+    return run
+
+
+# What is composed
+
+
+def test_defaults(default):
+    assert (default.env.task, default.seed, default.size.name, default.policy.name) == (
+        "cheetah_run", 0, "small", "dynamics",
+    )  # fmt: skip
+    assert not default.noise.video_background
+    assert default.model.y.state > 0 and default.model.z == Part(belief=0, state=0)
+
+
+@pytest.mark.parametrize("size", ["paper", "small", "debug"])
+@pytest.mark.parametrize("model", ["x", "xy", "xyz"])
+def test_every_size_has_every_model(size, model):
+    made = cli.compose([f"size={size}", f"model={model}", "noise=video_background"])
+    present = [part for part in "xyz" if getattr(made.model, part).state]
+    assert "".join(present) == model == made.model.name
+    assert made.noise.video_background
+
+
+def test_paper_is_the_papers():
+    """Table 5 and the hyperparameters of Sec. B.1.2, B.1.3."""
+    xy, x, xyz = (cli.compose(["size=paper", f"model={name}"]) for name in ("xy", "x", "xyz"))
+    assert xy.model.x == xy.model.y == Part(belief=120, state=20)
+    assert x.model.x == Part(belief=220, state=33)
+    assert xyz.model.y == xyz.model.z == Part(belief=70, state=10)
+    model, policy, train = xy.model, xy.policy, xy.train
+    assert (model.alpha, model.beta_x, model.beta_y, model.beta_z) == (1, 1, 0.25, 0.25)
+    assert (model.free_nats_x, model.free_nats_y, model.free_nats_z) == (3, 0, 0)
+    assert (model.learning_rate, model.adam_epsilon, model.clip_norm) == (6e-4, 1e-7, 100)
+    assert (model.encoder, model.decoder, model.embedding) == ("conv", "conv", 1024)
+    assert (model.reward_widths, policy.actor_widths, policy.critic_widths) == ([400] * 2, [400] * 4, [400] * 3)
+    assert (policy.actor_learning_rate, policy.critic_learning_rate, policy.start_every) == (8e-5, 8e-5, 1)
+    assert (policy.horizon, policy.lambda_, policy.discount, policy.exploration_noise) == (15, 0.95, 0.99, 0.3)
+    assert (train.env_steps, train.prefill, train.every, train.updates) == (1_000_000, 5000, 1000, 100)
+    assert (train.batch_size, train.batch_length, xy.env.action_repeat) == (50, 50, 2)
+    assert (xy.evaluate.every, xy.evaluate.episodes, xy.evaluate.video_every) == (10_000, 10, 20_000)
+
+
+def test_beta_reaches_y_and_z_unless_they_are_given():
+    made = cli.compose(["model=xyz", "model.beta=0.125", "model.beta_z=0.5"]).model
+    assert (made.beta_x, made.beta_y, made.beta_z) == (1, 0.125, 0.5)
+
+
+def test_widths_can_be_overridden_and_y_switched_off():
+    made = cli.compose(["model.x.belief=48", "model.y.belief=0", "model.y.state=0"]).model
+    assert (made.x.belief, made.y) == (48, Part(belief=0, state=0))
+
+
+def test_experiment_yields_to_the_command_line():
+    plain = cli.compose(["experiment=quickstart"])
+    assert plain.noise.video_background and plain.size.name == "small"
+    other = cli.compose(["experiment=quickstart", "size=debug", "noise=none", "train.env_steps=7e3"])
+    assert (other.size.name, other.noise.video_background, other.train.env_steps) == ("debug", False, 7000)
+
+
+def test_a_folder_may_be_named_like_a_number():
+    assert cli.compose(["run_dir=2026"]).run_dir == "2026"
+
+
+# Names of runs
+
+
+def test_run_names():
+    def name(*overrides: str) -> str:
+        return cli.compose(overrides).run_dir
+
+    assert name() == name("seed=0", "noise=none", "size=small") == "runs/cheetah_run-none-xy-small-seed0"
+    assert name("logger.wandb=offline", "train.env_steps=2e6") == name()  # the same run, longer
+    assert name("env.task=walker_walk", "model=x", "seed=3") == "runs/walker_walk-none-x-small-seed3"
+    assert name("model.beta=0.5", "model.alpha=2") == name("model.alpha=2", "model.beta=0.5")
+    assert name("model.beta=0.5") == "runs/cheetah_run-none-xy-small-seed0-model.beta_0.5"
+    odd = [name("noise.source=/a/b"), name("noise.source=/a_b"), name("noise.source='/a b'")]
+    assert len(set(odd)) == 3
+    assert all(re.fullmatch(r"runs/[A-Za-z0-9._-]+", path) and len(path) < 130 for path in odd)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.bta=1"], r"model.bta=1: there is no such setting; did you mean model.beta\b"),
+        (["beta=1"], r"did you mean model.beta\b"),
+        (["nosie=none"], "nosie=none: there is no such setting; did you mean noise"),
+        (["noise=vidoe"], "noise=vidoe: there is no such choice, only video_background, none"),
+        (["size=null"], "size=None: there is no such choice"),
+        (["experiment=quick"], "there is no such choice, only quickstart"),
+        (["model.beta=3"], "model.beta=3: should be less than or equal to 1$"),
+        (["seed=-1"], "seed=-1: should be greater than or equal to 0"),
+        (["seed=abc"], "seed=abc: should be a valid integer"),
+        (["seed=1.5"], "seed=1.5: should be a valid integer"),
+        (["seed=true"], "seed=True: should be a valid integer"),
+        (["model.continue_head=3"], "model.continue_head=3: should be a valid boolean"),
+        (["model.alpha=nan"], "model.alpha=nan: should be a finite number"),
+        (["model.x=4"], "model.x=4: is a section, with settings such as model.x.belief, model.x.state"),
+        (["model.x={belief:4,stat:2}"], r"model\.x\.stat: there is no such setting; did you mean model\.x\.state"),
+        (["run_dir="], "run_dir=: should have at least 1 character"),
+        (["env.task="], "env.task=: should have at least 1 character"),
+        (["render.backend=gl"], "render.backend=gl: should be 'auto', 'egl', 'osmesa' or 'ray'"),
+        (["+model.beta=1"], "settings can be changed, not added or removed; write model.beta="),
+        (["++experiment=quickstart"], "not added or removed; write experiment="),
+        (["~model.beta"], "not added or removed"),
+        (["model.beta"], "cannot read 'model.beta': settings are written key=value; did you mean model.beta="),
+        (["model.beta=[1"], "cannot read 'model.beta=\\[1'"),
+        (["model.beta=${nowhere}"], "nowhere"),
+        (["hydra/launcher=nowhere"], "nowhere"),
+        (["size=paper", "model.x.state=0"], "model.x.belief=120 model.x.state=0: both must be at least 1"),
+        (["size=paper", "model.y.state=0"], "model.y.belief=120 model.y.state=0: both must be 0"),
+        (["model.beta_x=0.5", "model.beta_free_nats_x=0.6"], "model.beta_free_nats_x=0.6: must not exceed"),
+        (["train.prefill=1e6"], "train.prefill=1000000: must be below train.env_steps"),
+        (["train.batch_length=502"], "train.batch_length=502: must not exceed an episode, 501 steps"),
+        (["train.batch_length=1"], "train.batch_length=1: should be greater than or equal to 2"),
+        (["policy.horizon=1"], "policy.horizon=1: should be greater than or equal to 2"),
+        (["size=paper", "policy.start_every=2501"], "policy.start_every=2501: must not exceed the 2500 states"),
+        (["env.action_repeat=4", "train.every=3"], "train.every=3: must be at least env.action_repeat=4"),
+        (["size=paper", "replay.capacity=49"], "replay.capacity=49: must be at least train.batch_length=50"),
+    ],
+)
+def test_mistakes_are_one_clear_line(overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        cli.compose(overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_mistakes_are_told_at_once():
+    with pytest.raises(UserError, match=r"model\.alpha=0: .*; policy\.horizon=0: "):
+        cli.compose(["model.alpha=0", "policy.horizon=0"])
+
+
+def test_limits_themselves_are_allowed():
+    made = cli.compose(
+        ["train.batch_length=501", "train.batch_size=2", "policy.start_every=1002", "policy.horizon=2", "model.beta=1"]
+    )
+    assert made.train.batch_length == 501
+    assert cli.compose(["replay.source=other", "train.prefill=1e6"]).replay.source == "other"  # nothing is collected
+    assert cli.compose(["model=xyz", "model.y.belief=0", "model.y.state=0"]).model.z.state > 0
+
+
+def test_nearest_names():
+    assert nearest("vid", ["none", "video_background"]) == ["video_background"]
+    assert did_you_mean("zzz", config.names()) == ""
+    assert did_you_mean("model.free_nats", config.names()).startswith("; did you mean model.free_nats_x")
+
+
+def test_user_errors_wrap_value_errors_only():
+    with pytest.raises(UserError, match=r"^bad data$"), user_errors():
+        raise ValueError("bad\n  data")
+    with pytest.raises(KeyError), user_errors():
+        raise KeyError("a bug")
+
+
+# The script
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model.bta=1"],
+        ["noise=vidoe"],
+        ["model.beta=[1"],
+        ["env.task=unknown_task"],
+        ["env.task=refused_late"],
+        ["--nonsense"],
+        ["seed=1,2"],
+        ["-m", "env.task=cheetah_run,unknown_task"],
+        ["-m", "seed=1,2", "run_dir=runs/try"],
+        ["-m", "model=glob(*)"],
+    ],
+    ids=" ".join,
+)
+def test_script_refuses_in_one_line_and_writes_nothing(script, arguments):
+    done, left = script(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: [^\n]+\n", done.stderr)
+    assert left == []
+
+
+def test_script_runs_anywhere_and_writes_nothing_itself(script):
+    done, left = script("seed=3", "model.beta=0.5", "run_dir=runs/try")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs/try 3 0.5\n", "")
+    assert left == []
+
+
+def test_a_bug_has_a_traceback_and_so_has_a_refusal_on_demand(script):
+    done, _ = script("env.task=crash")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError: a bug" in done.stderr
+    done, _ = script("seed=-1", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "UserError: seed=-1" in done.stderr
+
+
+def test_sweep_gives_each_run_its_own_folder(script):
+    done, left = script("model.beta=0.5", "-m", "seed=0,1", "model=x,xy")
+    assert done.returncode == 0, done.stderr
+    printed = [line for line in done.stdout.splitlines() if line.startswith("runs/")]
+    assert [line.split()[0] for line in printed] == [
+        f"runs/cheetah_run-none-{model}-small-seed{seed}-model.beta_0.5" for seed in (0, 1) for model in ("x", "xy")
+    ]
+    assert all(path.startswith("runs/sweeps") or path == "runs" for path in left)  # the sweep's own record
+
+
+def test_sweep_goes_on_after_a_failure_and_tells_it(script):
+    done, _ = script("-m", "env.task=refused_late,crash,cheetah_run", "run_dir='runs/${env.task}'")
+    assert done.returncode == 2
+    assert "error: refused late\n" in done.stderr and "ValueError: a bug" in done.stderr
+    assert "runs/cheetah_run 0" in done.stdout
+
+
+def test_help_and_cfg(script):
+    done, left = script("--help")
+    assert done.returncode == 0 and left == []
+    for group, choices in cli._groups().items():
+        line = re.search(rf"^ +{group} +(\S.*)$", done.stdout, re.MULTILINE)
+        assert line, group
+        for choice in choices:
+            assert re.search(rf"\b{choice}\b", line[1]), f"{group}={choice} is not in the help"
+    mentioned = set(re.findall(r"([a-z_][a-z_.]*)=", done.stdout)) - {"key", "group"}
+    assert mentioned and mentioned <= {*config.names(), *cli._groups()}
+
+    done, left = script("--cfg", "job", "seed=7", "model.beta=0.5")
+    assert done.returncode == 0 and left == []
+    assert "seed: 7" in done.stdout and "beta: 0.5" in done.stdout
+
+
+# Files, and runs that exist
+
+
+def test_save_and_load_are_inverse(default, tmp_path):
+    config.save(default, tmp_path / "deep" / "config.yaml")
+    assert config.load(tmp_path / "deep" / "config.yaml") == default
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("text", ["seed: 1", "- a", "seed: [", "", "\x00"])
+def test_load_names_the_file_that_is_wrong(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(str(path))) as caught:
+        config.load(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="nowhere"):
+        config.load(tmp_path / "nowhere")
+
+
+def test_differences(default):
+    assert config.differences(default, default) == []
+    one, other = cli.compose(["model.beta=0.25"]), cli.compose(["model.beta=1", "model.beta_y=0.25", "seed=1"])
+    assert config.differences(one, other) == [
+        "seed: 0 -> 1",
+        "model.beta: 0.25 -> 1",
+        "model.beta_z: 0.25 -> 1",
+    ]
+    longer = ["train.env_steps=2e6", "logger.wandb=offline", "checkpoint.keep=1", "evaluate.video_every=5", "run_dir=b"]
+    assert config.differences(default, cli.compose(longer)) == []
+    assert set(CHANGEABLE) <= set(config.names())
+
+
+def test_run_dir_belongs_to_one_configuration(default, tmp_path):
+    mine = default.model_copy(update={"run_dir": str(tmp_path / "run")})
+    run_dir.check(mine)
+    assert not (tmp_path / "run").exists()
+    assert run_dir.claim(mine) == tmp_path / "run"
+    run_dir.claim(mine)  # goes on
+    assert run_dir.load(tmp_path / "run") == mine
+    with pytest.raises(UserError, match=r"another configuration \(seed: 0 -> 1\)"):
+        run_dir.claim(mine.model_copy(update={"seed": 1}))
+    assert run_dir.load(tmp_path / "run").seed == 0
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    for name, message in (("mine", "holds other files"), ("file", "is a file"), ("file/run", "cannot be written")):
+        with pytest.raises(UserError, match=message):
+            run_dir.claim(mine.model_copy(update={"run_dir": str(tmp_path / name)}))
+
+
+class Options(cli.RunOptions):
+    """Counts things."""
+
+    episodes: Size = Field(10, description="how many")
+
+
+@pytest.fixture
+def run(default, tmp_path):
+    """A run with checkpoints of env steps 500 and 12000, in a folder that was moved since."""
+    run_dir.claim(default.model_copy(update={"run_dir": str(tmp_path / "first")}))
+    (tmp_path / "first").rename(tmp_path / "run")
+    for step in (500, 12000):
+        (tmp_path / "run" / "checkpoints" / f"{step:09d}").mkdir(parents=True)
+    return tmp_path / "run"
+
+
+def test_options_of_a_run(run):
+    made, checkpoint, options = cli.parse_run_options(Options, [f"run_dir={run}"])
+    assert (made.run_dir, checkpoint.name) == (str(run), "000012000")
+    assert (options.episodes, options.seed) == (10, 1841)
+    arguments = [f"run_dir={run}", "checkpoint=500", "episodes=3", "seed=4", "render.backend=ray", "noise.source=pink"]
+    made, checkpoint, options = cli.parse_run_options(Options, arguments)
+    assert (checkpoint.name, options.episodes, options.seed) == ("000000500", 3, 4)
+    assert (made.render.backend, made.noise.source) == ("ray", "pink")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "run_dir=... is missing"),
+        (["run_dir=/nowhere"], "run_dir=/nowhere: there is no such folder"),
+        (["run_dir=/"], "holds no run: there is no config.yaml"),
+        (["RUN", "checkpoint=501"], "only latest and those of env steps 500, 12000"),
+        (["RUN", "checkpoint=first"], "only latest"),
+        (["RUN", "episode=3"], "there is no such option; did you mean episodes"),
+        (["RUN", "episodes=0"], "episodes=0: should be greater than or equal to 1"),
+        (["RUN", "episodes=1,2"], "there is no such option"),
+        (["RUN", "+episodes=2"], "there is no such option; did you mean episodes"),
+        (["RUN", "model.beta=1"], "there is no such option"),
+        (["RUN", "render.backend=gl"], "render.backend=gl: should be"),
+        (["RUN", "nonsense"], "cannot read 'nonsense'"),
+    ],
+)
+def test_wrong_options_of_a_run_are_one_clear_line(run, arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        cli.parse_run_options(Options, [f"run_dir={run}" if a == "RUN" else a for a in arguments])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_without_a_checkpoint(default, tmp_path):
+    run_dir.claim(default.model_copy(update={"run_dir": str(tmp_path / "run")}))
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        cli.parse_run_options(Options, [f"run_dir={tmp_path / 'run'}"])
+
+
+def test_look_prints_help_and_exits_on_mistakes(monkeypatch, capsys):
+    def never(*arguments) -> None:
+        raise AssertionError
+
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["count.py", "--help"])
+    cli.look(never, Options)
+    told = capsys.readouterr().out
+    assert "Counts things." in told and "how many (default 10)" in told and "checkpoint" in told
+
+    monkeypatch.setattr(sys, "argv", ["count.py", "episodes=3"])
+    with pytest.raises(SystemExit) as caught:
+        cli.look(never, Options)
+    assert caught.value.code == 2
+    assert re.fullmatch(r"error: [^\n]+\n", capsys.readouterr().err)

@@ -1,0 +1,66 @@
+"""Densities and divergences against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.integrate
+import scipy.stats
+
+from denoised_mdp.distributions import Normal, TanhNormal
+
+P = Normal(jnp.array([[0.3, -1.0], [2.0, 0.0]]), jnp.array([[0.5, 2.0], [1.0, 0.1]]))
+Q = Normal(jnp.array([[0.0, 1.0], [2.5, 0.1]]), jnp.array([[1.5, 1.0], [0.7, 0.2]]))
+
+
+def test_normal_log_prob():
+    value = np.array([[0.1, 0.2], [1.5, -0.1]])
+    expected = scipy.stats.norm(P.mean, P.stddev).logpdf(value).sum(-1)
+    np.testing.assert_allclose(P.log_prob(value), expected, rtol=1e-5)
+
+
+def test_kl_is_the_expected_log_ratio():
+    def integral(m1, s1, m2, s2):
+        p, q = scipy.stats.norm(m1, s1), scipy.stats.norm(m2, s2)
+        return scipy.integrate.quad(lambda v: p.pdf(v) * (p.logpdf(v) - q.logpdf(v)), m1 - 12 * s1, m1 + 12 * s1)[0]
+
+    expected = np.vectorize(integral)(*map(np.asarray, (*P, *Q))).sum(-1)
+    np.testing.assert_allclose(P.kl(Q), expected, rtol=1e-4)
+    np.testing.assert_array_equal(P.kl(P), np.zeros(2))
+
+
+def test_at_is_reparameterised():
+    gradient = jax.grad(lambda p: p.at(jnp.array([[1.0, 2.0], [-1.0, 0.5]])).sum())(P)
+    np.testing.assert_array_equal(gradient.mean, np.ones((2, 2)))
+    np.testing.assert_array_equal(gradient.stddev, [[1.0, 2.0], [-1.0, 0.5]])
+
+
+def test_tanh_normal_density_integrates_to_one():
+    policy = TanhNormal(jnp.array([0.4]), jnp.array([0.6]))
+    grid = np.tanh(np.linspace(-6, 6, 20001))
+    u = np.arctanh(grid)
+    noise = ((u - 0.4) / 0.6)[:, None]
+    actions, log_probs = jax.vmap(policy.sample_and_log_prob)(jnp.asarray(noise))
+    np.testing.assert_allclose(actions[:, 0], grid, atol=1e-5)
+    np.testing.assert_allclose(scipy.integrate.trapezoid(np.exp(log_probs), grid), 1.0, rtol=1e-3)
+
+
+def test_tanh_normal_scores_its_own_sample_and_stays_finite_when_saturated():
+    policy = TanhNormal(jnp.array([[0.2, -0.3]]), jnp.array([[0.4, 0.7]]))
+    action, log_prob = policy.sample_and_log_prob(jnp.array([[0.5, -1.0]]))
+    np.testing.assert_allclose(policy.log_prob(action), log_prob, rtol=1e-4)
+    saturated = TanhNormal(jnp.array([[50.0]]), jnp.array([[1.0]]))
+    action, log_prob = saturated.sample_and_log_prob(jnp.array([[0.0]]))
+    assert (
+        float(action[0, 0]) == 1.0
+        and np.isfinite(float(log_prob[0]))
+        and np.isfinite(float(saturated.log_prob(action)[0]))
+    )
+
+
+def test_mode_is_the_likeliest_sample_of_each_row():
+    policy = TanhNormal(jnp.array([[0.0], [3.0]]), jnp.array([[0.3], [0.3]]))
+    key = jax.random.key(0)
+    mode = policy.mode(key, 500)
+    samples, log_probs = jax.vmap(policy.sample_and_log_prob)(jax.random.normal(key, (500, 2, 1)))
+    for row in range(2):
+        assert float(mode[row, 0]) == float(samples[np.argmax(log_probs[:, row]), row, 0])

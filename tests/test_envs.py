@@ -1,0 +1,349 @@
+"""The environment as the agent meets it: episodes, actions, rewards, noise that leaves them alone, and resuming."""
+
+import json
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import gymnasium.utils.env_checker
+import numpy as np
+import pytest
+
+from denoised_mdp import envs
+from denoised_mdp.envs import Env, Step, make
+from denoised_mdp.envs.gymnasium_adapter import GymnasiumEnv
+from denoised_mdp.envs.noise.video_background import VideoBackground
+from denoised_mdp.envs.video import Clip
+
+SETTINGS: dict[str, Any] = {
+    "name": "dmc",
+    "task": "cheetah_run",
+    "image_size": 64,
+    "action_repeat": 2,
+    "camera": 0,
+    "backend": "ray",
+    "quality": "fast",
+    "video_background": True,
+    "source": "pink",
+    "clip_frames": 50,
+    "on_reset": "continue",
+    "seed": 1,
+    "split": "train",
+}
+
+
+def build(**changes: Any) -> Env:
+    return make(**(SETTINGS | changes))
+
+
+def play(env: Env, steps: int, seed: int = 0) -> list[Step]:
+    """Random actions from a reset on; resets wherever an episode ends."""
+    rng = np.random.default_rng(seed)
+    step = env.reset()
+    found = [step]
+    for _ in range(steps):
+        step = env.reset() if step.is_last else env.step(rng.uniform(-1, 1, env.action_size))
+        found.append(step)
+    return found
+
+
+def same(a: Step | None, b: Step | None) -> bool:
+    assert a is not None and b is not None
+    factors = a.info["factors"], b.info["factors"]
+    return (
+        (a.observation == b.observation).all()
+        and a[1:5] == b[1:5]
+        and factors[0].keys() == factors[1].keys()
+        and all((factors[0][name] == factors[1][name]).all() for name in factors[0])
+    )
+
+
+def shorten(env: Env, frames: int) -> Env:
+    """The same environment with shorter episodes, so that their ends are cheap to reach."""
+    world = env._world
+    while not hasattr(world, "_env"):
+        world = world._world  # type: ignore[attr-defined]
+    world._env._step_limit = frames  # type: ignore[attr-defined]
+    return env
+
+
+def test_a_step_is_what_it_says():
+    env = build()
+    first, second = play(env, 1)
+    assert (env.action_size, env.observation_shape, env.action_repeat, env.episode_frames) == (6, (64, 64, 3), 2, 1000)
+    assert first.is_first and not first.is_last and first.reward == 0
+    assert not second.is_first and isinstance(second.reward, float)
+    for step in (first, second):
+        assert step.observation.shape == (64, 64, 3) and step.observation.dtype == np.uint8
+        assert step.info["factors"].keys() == env.factor_kinds.keys()
+        assert all(isinstance(value, np.ndarray) for value in step.info["factors"].values())
+    assert set(env.factor_kinds.values()) <= set(envs.FACTOR_KINDS)
+    assert first.info["factors"]["position"].shape == (9,)
+
+
+def test_rewards_are_summed_over_the_repeat_and_the_end_is_found_inside_it():
+    once, thrice = (shorten(build(action_repeat=repeat, video_background=False), 10) for repeat in (1, 3))
+    action = np.full(6, 0.3)
+    once.reset()
+    rewards = [once.step(action) for _ in range(10)]
+    assert [step.is_last for step in rewards] == [False] * 9 + [True]
+    thrice.reset()
+    summed = [thrice.step(action) for _ in range(4)]
+    expected = np.add.reduceat([step.reward for step in rewards], [0, 3, 6, 9])
+    np.testing.assert_array_equal([step.reward for step in summed], expected)
+    assert [step.is_last for step in summed] == [False] * 3 + [True]
+    assert not summed[-1].is_terminal  # time was up, no more
+    with pytest.raises(RuntimeError, match="reset"):
+        thrice.step(action)
+
+
+def test_an_episode_has_the_suites_length():
+    env = build(task="point_mass_easy", action_repeat=100)
+    assert [step.is_last for step in play(env, 10)] == [False] * 10 + [True]
+
+
+def test_actions_are_clipped_and_scaled_to_the_tasks_bounds():
+    env = build(task="quadruped_walk", video_background=False)
+    spec = env._world.action_spec()
+    assert spec.maximum.max() == pytest.approx(1.1)  # else this shows nothing
+    given = []
+    world_step = env._world.step
+    env._world.step = lambda action: given.append(action) or world_step(action)  # type: ignore[method-assign]
+    env.reset()
+    for value in (-7, -1, 0, 1, 7):
+        env.step(np.full(env.action_size, value))
+    middle = (spec.minimum + spec.maximum) / 2
+    for seen, meant in zip(given[::2], [spec.minimum, spec.minimum, middle, spec.maximum, spec.maximum], strict=True):
+        np.testing.assert_allclose(seen, meant, atol=1e-12)
+
+
+@pytest.mark.parametrize("action", [np.zeros(5), np.full(6, np.nan), 0.0])
+def test_a_wrong_action_is_refused(action):
+    env = build()
+    env.reset()
+    with pytest.raises(ValueError, match="6 finite numbers"):
+        env.step(action)
+
+
+def test_actuators_without_limits_and_episodes_without_an_end_get_them():
+    env = build(task="lqr_lqr_2_1")
+    spec = env._world.action_spec()
+    assert (spec.minimum.item(), spec.maximum.item()) == (-1, 1)
+    assert env.episode_frames == 1000
+
+
+def test_an_episode_that_can_earn_no_more_is_terminal():
+    env = build(task="lqr_lqr_2_1", video_background=False)
+    physics = env._world._physics  # type: ignore[attr-defined]
+    env.reset()
+    with physics.reset_context():
+        physics.data.qpos[:] = physics.data.qvel[:] = 0  # at rest where it should be
+    step = env.step(np.zeros(1))
+    assert step.is_last and step.is_terminal
+
+
+def test_the_seed_decides_everything():
+    a, b, other = (play(build(seed=seed), 5) for seed in (1, 1, 2))
+    assert all(map(same, a, b))
+    assert not (a[0].info["factors"]["position"] == other[0].info["factors"]["position"]).all()
+    assert a[0].info["factors"]["video_clip"] != other[0].info["factors"]["video_clip"]
+
+
+def test_evaluation_has_other_episodes_and_videos_under_the_same_seed():
+    train, test = (play(build(split=split), 0)[0].info["factors"] for split in ("train", "eval"))
+    assert train["video_clip"] != test["video_clip"]
+    assert not (train["position"] == test["position"]).all()
+
+
+def test_noise_leaves_physics_and_reward_alone():
+    clean, noisy = (play(build(video_background=noise), 10) for noise in (False, True))
+    for a, b in zip(clean, noisy, strict=True):
+        assert a.reward == b.reward
+        for name in ("position", "velocity"):
+            np.testing.assert_array_equal(a.info["factors"][name], b.info["factors"][name])
+    assert not (clean[-1].observation == noisy[-1].observation).all()
+
+
+def test_rendering_leaves_physics_alone():
+    """The ray caster puts its own bounding volumes into the model for the time of a cast."""
+    rendered, not_rendered = (build(task="humanoid_run", video_background=False) for _ in range(2))
+    model = rendered._world._physics.model.ptr  # type: ignore[attr-defined]
+    boxes, groups = model.bvh_aabb.copy(), model.geom_group.copy()
+    play(rendered, 20)
+    np.testing.assert_array_equal(model.bvh_aabb, boxes)
+    np.testing.assert_array_equal(model.geom_group, groups)
+    world, rng = not_rendered._world, np.random.default_rng(0)
+    world.reset()
+    for _ in range(20):
+        action = rng.uniform(-1, 1, 21)
+        for _ in range(2):
+            world.step(action)
+    np.testing.assert_array_equal(rendered._world.factors()["position"], not_rendered._world.factors()["position"])
+
+
+def test_the_target_of_reacher_is_a_factor():
+    env = build(task="reacher_easy")
+    targets = {tuple(env.reset().info["factors"]["target"]) for _ in range(3)}
+    assert len(targets) == 3
+    assert env.factor_kinds["target"] == "rewarded"
+
+
+@pytest.mark.parametrize("on_reset", ["continue", "random"])
+@pytest.mark.parametrize("stop", [0, 3, 10, 13])  # at a reset, in the first episode, at its end, in the second
+def test_a_restored_environment_goes_on_exactly(on_reset, stop):
+    env = shorten(build(on_reset=on_reset), 20)
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (40, 6)).astype(np.float32)
+
+    def go_on(env: Env, step: Step, actions: np.ndarray) -> list[Step]:
+        found = []
+        for action in actions:
+            step = env.reset() if step.is_last else env.step(action)
+            found.append(step)
+        return found
+
+    env.reset()
+    first = env.reset()
+    steps = [first, *go_on(env, first, actions[:stop])]
+    state = json.loads(json.dumps(env.state()))
+    copy = shorten(build(on_reset=on_reset), 20)
+    current = copy.restore(state)
+    assert same(current, steps[-1]) and current is not None
+    assert all(map(same, go_on(copy, current, actions[stop:]), go_on(env, steps[-1], actions[stop:])))
+    assert copy.state() == env.state()
+
+
+@pytest.mark.parametrize("task", ["finger_turn_hard", "point_mass_hard", "quadruped_escape", "swimmer_swimmer6"])
+def test_tasks_that_change_their_model_at_a_reset_are_restored_too(task):
+    env = build(task=task, source="pink", action_repeat=1)
+    env.reset()
+    env.reset()
+    for _ in range(2):
+        env.step(np.ones(env.action_size))
+    copy = build(task=task, action_repeat=1)
+    copy.restore(env.state())
+    assert same(copy.step(np.zeros(env.action_size)), env.step(np.zeros(env.action_size)))
+
+
+def test_nothing_is_restored_before_the_first_reset():
+    env = build()
+    copy = build()
+    assert copy.restore(env.state()) is None
+    assert same(copy.reset(), env.reset())
+
+
+class Counter:
+    """A World of episodes of `length` control steps with a black picture, all of it background."""
+
+    episode_frames = 4
+    factor_kinds: dict = {}  # noqa: RUF012
+
+    def __init__(self):
+        self.t = 0
+
+    def reset(self):
+        import dm_env
+
+        self.t = 0
+        return dm_env.restart(None)
+
+    def step(self, action):
+        import dm_env
+
+        self.t += 1
+        return dm_env.termination(0.0, None) if self.t == self.episode_frames else dm_env.transition(0.0, None)
+
+    def render(self):
+        return envs.Picture(np.zeros((2, 2, 3), np.uint8), np.array([[True, False], [True, True]]))
+
+    def factors(self):
+        return {}
+
+
+def video(on_reset: str, length: int = 7) -> VideoBackground:
+    frames = np.broadcast_to(np.arange(1, length + 1, dtype=np.uint8)[:, None, None], (length, 2, 2))
+    clip = Clip(frames, np.arange(length) // 4)
+    return VideoBackground(Counter(), clip, on_reset=on_reset, rng=np.random.default_rng(3))  # type: ignore[arg-type]
+
+
+def test_the_video_goes_on_with_every_control_step_but_an_episodes_last():
+    world = video("continue")
+    start = int(world.factors()["video_frame"])
+    shown = []
+    for _ in range(3):
+        world.reset()
+        shown.append(int(world.factors()["video_frame"]))
+        for _ in range(4):
+            world.step(np.zeros(1))
+            shown.append(int(world.factors()["video_frame"]))
+    # Episode e shows start + 3 e + (0, 1, 2, 3, 3), in a circle of 7.
+    expected = [start + 3 * episode + t for episode in range(3) for t in (0, 1, 2, 3, 3)]
+    assert shown == [frame % 7 for frame in expected]
+    assert min(shown) == 0 and max(shown) == 6  # it did go around
+
+
+def test_the_video_starts_anywhere_in_each_episode_if_asked():
+    world = video("random")
+    starts = []
+    for _ in range(50):
+        world.reset()
+        starts.append(int(world.factors()["video_frame"]))
+    assert set(starts) == set(range(7))
+
+
+def test_the_video_is_seen_where_the_background_was_and_nowhere_else():
+    world = video("continue")
+    world.reset()
+    for _ in range(3):
+        world.step(np.zeros(1))
+        frame = int(world.factors()["video_frame"])
+        rgb = world.render().rgb
+        assert (rgb[[0, 1, 1], [0, 0, 1]] == frame + 1).all()
+        assert (rgb[0, 1] == 0).all()
+        assert world.factors()["video_clip"] == frame // 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "cheetah_rnu"}, "cheetah_rnu .* cheetah_run"),
+        ({"task": "cup_catch"}, "ball_in_cup_catch"),
+        ({"task": ""}, "nearest"),
+        ({"source": "/nowhere"}, "noise.source=/nowhere"),
+        ({"source": "/nowhere", "video_background": False}, "noise.source=/nowhere"),
+        ({"camera": 9}, "env.camera=9"),
+        ({"backend": "glx"}, "render.backend=glx"),
+        ({"backend": "osmesa"}, "render.backend=osmesa"),  # this process has no OpenGL
+        ({"name": "atari"}, "env.name=atari"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line(changes, message):
+    build()  # dm_control is imported without OpenGL from here on
+    with pytest.raises(ValueError, match=message) as caught:
+        build(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_suites_colours_are_put_back():
+    from dm_control.suite import common
+
+    before = dict(common.ASSETS)
+    build()
+    assert before == common.ASSETS
+
+
+def test_environments_need_no_jax():
+    code = "import sys; import denoised_mdp.envs.build, denoised_mdp.replay; assert 'jax' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_gymnasium_accepts_the_adapter():
+    env = GymnasiumEnv(shorten(build(), 20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is not registered
+        gymnasium.utils.env_checker.check_env(env, skip_render_check=True)
+    env.reset(seed=5)
+    ends = [env.step(env.action_space.sample())[2:4] for _ in range(10)]
+    assert ends == [(False, False)] * 9 + [(False, True)]
+    assert (env.render() == env._step.observation).all()  # type: ignore[union-attr]

@@ -1,0 +1,119 @@
+"""The graph of Fig. 2: every arrow that the priors lack is a Jacobian of zeros, every other one is not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from denoised_mdp.latent import Factor, Latent
+from denoised_mdp.transition import Transition
+
+ACTION, EMBEDDING, BATCH = 3, 7, 2
+
+
+def make(belief=(6, 5, 4), state=(4, 3, 2), z_prior_uses_y=True) -> Transition:
+    return Transition(
+        belief=Latent(*belief),
+        state=Latent(*state),
+        action=ACTION,
+        embedding=EMBEDDING,
+        min_stddev=0.1,
+        z_prior_uses_y=z_prior_uses_y,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def random_like(tree, seed: int):
+    keys = iter(jax.random.split(jax.random.key(seed), 100))
+    return jax.tree.map(lambda v: jax.random.normal(next(keys), v.shape), tree)
+
+
+def inputs(transition: Transition, *batch: int):
+    """A random latent, action, evidence and noise."""
+    s = random_like(transition.initial(batch), 1)
+    a = jax.random.normal(jax.random.key(2), (*batch, ACTION))
+    e = transition.evidence(jax.random.normal(jax.random.key(3), (*batch, EMBEDDING)))
+    return s, a, e, transition.noise(jax.random.key(4), batch)
+
+
+def parents(function, **arguments) -> set[str]:
+    """The names of the arguments on which any output of `function` depends: where a derivative is not zero."""
+    jacobian = jax.jit(jax.jacrev(lambda given: jax.tree.leaves(function(**given))))(arguments)
+    return {
+        name
+        for name in arguments
+        if any(bool(jnp.any(leaf != 0)) for output in jacobian for leaf in jax.tree.leaves(output[name]))
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    # What the new x and y of the posterior carry on to z's prior is an arrow of the graph: x', y' -> z'.
+    [("x", {"x", "a"}), ("y", {"y"}), ("z", {"x", "y", "z", "a", "e"})],
+)
+def test_each_prior_sees_its_parents_alone(part, expected):
+    transition = make()
+    s, a, e, noise = inputs(transition, BATCH)
+
+    def prior(x, y, z, a, e):
+        return getattr(transition.step(Latent(x, y, z), a, e, noise)[2], part)
+
+    assert parents(prior, x=s.x, y=s.y, z=s.z, a=a, e=e) == expected
+
+
+@pytest.mark.parametrize(("z_prior_uses_y", "expected"), [(True, {"z", "x", "y", "a"}), (False, {"z", "x", "a"})])
+def test_parents_of_z_given_the_new_x_and_y(z_prior_uses_y, expected):
+    transition = make(z_prior_uses_y=z_prior_uses_y)
+    s, a, _, _ = inputs(transition, BATCH)
+    assert parents(transition.z_step, z=s.z, x=s.x, y=s.y, a=a) == expected
+
+
+@pytest.mark.parametrize("part", "xyz")
+def test_each_posterior_sees_everything(part):
+    """y's too sees the action, through the belief of x (the reference's code)."""
+    transition = make()
+    s, a, e, noise = inputs(transition, BATCH)
+
+    def posterior(x, y, z, a, e):
+        return getattr(transition.step(Latent(x, y, z), a, e, noise)[1], part)
+
+    assert parents(posterior, x=s.x, y=s.y, z=s.z, a=a, e=e) == {"x", "y", "z", "a", "e"}
+
+
+def test_imagination_follows_the_priors():
+    transition = make()
+    s, a, e, noise = inputs(transition, BATCH)
+    imagined = transition.imagine_step(s, a, noise)
+    _, _, p = transition.step(s, a, e, noise)
+    np.testing.assert_allclose(imagined.x.state, p.x.at(noise.x), rtol=1e-6)
+    np.testing.assert_allclose(imagined.y.state, p.y.at(noise.y), rtol=1e-6)
+    belief, prior = transition.z_step(s.z, imagined.x, imagined.y, a)
+    np.testing.assert_array_equal(imagined.z.belief, belief)
+    np.testing.assert_array_equal(imagined.z.state, prior.at(noise.z))
+
+
+def test_observing_is_stepping_and_forgets_at_an_episode_start():
+    transition, length = make(), 5
+    _, actions, e, noise = inputs(transition, length, BATCH)
+    is_first = np.zeros((length, BATCH), bool)
+    is_first[3, 1] = True
+    start = random_like(transition.initial((BATCH,)), 5)
+    s, _, _ = transition.observe(start, actions, e, is_first, noise)
+
+    latent = start
+    for t in range(length):
+        fresh = jax.tree.map(lambda v, t=t: np.where(is_first[t][:, None], 0, v), (latent, actions[t]))
+        latent, _, _ = transition.step(*fresh, *jax.tree.map(lambda v, t=t: v[t], (e, noise)))
+        jax.tree.map(lambda whole, one, t=t: np.testing.assert_allclose(whole[t], one, rtol=2e-5, atol=1e-6), s, latent)
+
+
+@pytest.mark.parametrize("absent", ["y", "z", "yz"])
+def test_a_part_of_width_zero_is_absent(absent):
+    widths = Latent(6, 5, 4)._replace(**dict.fromkeys(absent, 0))
+    transition = make(belief=widths, state=widths)
+    s, q, p = transition.step(*inputs(transition, BATCH))
+    for part in absent:
+        assert getattr(s, part) == Factor(*getattr(s, part)) and getattr(s, part).features.shape == (BATCH, 0)
+        np.testing.assert_array_equal(getattr(q, part).kl(getattr(p, part)), np.zeros(BATCH))
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((s, q, p)))

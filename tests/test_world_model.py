@@ -1,0 +1,145 @@
+"""The objective against a numpy formula, and what depends on what in the model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from denoised_mdp.latent import Latent
+from denoised_mdp.nets import PatchDecoder, PatchEncoder
+from denoised_mdp.replay import Batch
+from denoised_mdp.transition import Transition
+from denoised_mdp.world_model import Objective, WorldModel, model_loss
+
+T, B, A, SIZE = 4, 3, 2, 16
+EQUATION_4 = Objective(1.0, Latent(1.0, 0.25, 0.25), Latent(3.0, 0.0, 0.0), 1.0, 1.0)
+SPLIT = Objective(1.5, Latent(0.7, 0.2, 0.1), Latent(0.4, 0.3, 0.2), 0.3, 5.0)
+
+
+def make(belief=(6, 5, 4), state=(4, 3, 2), *, continue_head=False) -> WorldModel:
+    rngs = nnx.Rngs(0)
+    transition = Transition(
+        belief=Latent(*belief),
+        state=Latent(*state),
+        action=A,
+        embedding=8,
+        min_stddev=0.1,
+        z_prior_uses_y=True,
+        rngs=rngs,
+    )
+    return WorldModel(
+        PatchEncoder(SIZE, [4, 4, 8], 8, rngs),
+        PatchDecoder(SIZE, sum(belief) + sum(state), 8, [4, 4, 8], rngs),
+        transition,
+        reward_widths=[8],
+        continue_head=continue_head,
+        rngs=rngs,
+    )
+
+
+def make_batch() -> Batch:
+    rng = np.random.default_rng(0)
+    return Batch(
+        observation=rng.integers(0, 256, (T, B, SIZE, SIZE, 3), dtype=np.uint8),
+        action=rng.uniform(-1, 1, (T, B, A)).astype(np.float32),
+        reward=rng.normal(size=(T, B)).astype(np.float32),
+        is_first=np.zeros((T, B), bool),
+        is_terminal=rng.uniform(size=(T, B)) < 0.3,
+        factors={},
+    )
+
+
+loss_of = jax.jit(model_loss, static_argnames="objective")  # op by op it would take minutes
+
+
+def numpy_kl(q, p):
+    q, p = (jax.tree.map(lambda v: np.asarray(v, np.float64), d) for d in (q, p))
+    terms = np.log(p.stddev / q.stddev) + (q.stddev**2 + (q.mean - p.mean) ** 2) / (2 * p.stddev**2) - 0.5
+    return terms.sum(-1)
+
+
+@pytest.mark.parametrize("objective", [EQUATION_4, SPLIT], ids=["equation 4", "split free nats"])
+@pytest.mark.parametrize("widths", [(6, 5, 4), (6, 5, 0), (6, 0, 0)], ids=["xyz", "xy", "x"])
+def test_loss_is_equation_4(widths, objective):
+    model, batch = make(widths, widths), make_batch()
+    noise = model.transition.noise(jax.random.key(1), (T, B))
+    loss, (s, metrics) = loss_of(model, batch, noise, objective)
+
+    filtered, picture, reward = jax.jit(
+        lambda m: (
+            m.observe(batch.observation, batch.action, batch.is_first, noise),
+            m.decode(s),
+            m.reward(s.x, s.y),
+        )
+    )(model)
+    s_again, q, p = filtered
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), s, s_again)
+    kl = Latent(*map(numpy_kl, q, p))
+    half_log_2pi = 0.5 * np.log(2 * np.pi)
+    target = batch.observation / 255 - 0.5
+    nll_observation = (0.5 * (target - np.asarray(picture, np.float64)) ** 2 + half_log_2pi).sum((-3, -2, -1))
+    nll_reward = 0.5 * (batch.reward - np.asarray(reward)) ** 2 + half_log_2pi
+    free = Latent(*(np.maximum(k, n) for k, n in zip(kl, objective.free_nats, strict=True)))
+    expected = (
+        nll_observation
+        + objective.reward_weight * nll_reward
+        + objective.alpha
+        * (
+            objective.beta_free_nats_x * free.x
+            + (objective.beta.x - objective.beta_free_nats_x) * kl.x
+            + objective.beta.y * free.y
+            + objective.beta.z * free.z
+        )
+    )
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+    for name, value in (("kl_x", kl.x), ("kl_y", kl.y), ("kl_z", kl.z), ("reward_loss", nll_reward)):
+        np.testing.assert_allclose(metrics[name], value.mean(), rtol=2e-4, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(metrics["observation_loss"], nll_observation.mean(), rtol=1e-5)
+
+
+def test_continuation_is_a_bernoulli_of_not_terminal():
+    model, batch = make(continue_head=True), make_batch()
+    noise = model.transition.noise(jax.random.key(1), (T, B))
+    loss, (s, metrics) = loss_of(model, batch, noise, EQUATION_4)
+    p = np.asarray(model.continuation(s.x), np.float64)
+    expected = -np.log(np.where(batch.is_terminal, 1 - p, p)).mean()
+    np.testing.assert_allclose(metrics["continue_loss"], expected, rtol=1e-4)
+
+    without = make()
+    assert "continue_loss" not in loss_of(without, batch, noise, EQUATION_4)[1][1]
+    np.testing.assert_array_equal(without.continuation(s.x), np.ones((T, B)))
+
+
+def test_reward_is_the_sum_of_two_heads_and_never_sees_z():
+    model, batch = make(), make_batch()
+    noise = model.transition.noise(jax.random.key(1), (T, B))
+    _, (s, _) = loss_of(model, batch, noise, EQUATION_4)
+    assert model.reward_y is not None
+    of_y = model.reward_y(s.y.features)[..., 0]
+    np.testing.assert_allclose(model.reward(s.x, s.y), model.x_reward(s.x) + of_y, rtol=1e-6)
+    assert make((6, 0, 4), (4, 0, 2)).reward_y is None
+
+
+def test_what_came_before_the_first_row_does_not_matter():
+    model, batch = make(), make_batch()
+    noise = model.transition.noise(jax.random.key(1), (T, B))
+    other_action = batch.action.copy()
+    other_action[0] += 1
+    losses = [loss_of(model, batch._replace(action=a), noise, EQUATION_4)[0] for a in (batch.action, other_action)]
+    assert losses[0] == losses[1]
+    other_action[1] += 1
+    assert loss_of(model, batch._replace(action=other_action), noise, EQUATION_4)[0] != losses[0]
+
+
+def test_free_nats_stop_the_gradient_of_a_small_kl():
+    model, batch = make(), make_batch()
+    noise = model.transition.noise(jax.random.key(1), (T, B))
+
+    def kl_gradient(free_nats):
+        objective = Objective(1e6, Latent(1.0, 0.0, 0.0), Latent(free_nats, 0.0, 0.0), 1.0, 1.0)
+        gradient = jax.jit(jax.grad(lambda m: model_loss(m, batch, noise, objective)[0]))(model)
+        return max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient.transition.x_prior.head))
+
+    assert kl_gradient(0.0) > 1.0
+    assert kl_gradient(1e4) == 0.0
