@@ -17,6 +17,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from denoised_mdp.errors import UserError
+
 Tree = TypeVar("Tree")
 
 FOLDER = "checkpoints"
@@ -63,13 +65,13 @@ def load_state(path: Path, like: Tree) -> Tree:
     """The saved pytree, with the structure of `like`.
 
     Raises:
-        ValueError: the file is damaged, or an array is missing, left over or of another shape: each is named.
+        UserError: the file is damaged, or an array is missing, left over or of another shape: each is named.
     """
     file = path / "state.safetensors"
     try:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
     wanted = _named(like)
     wrong = [f"missing {name}" for name in wanted.keys() - saved.keys()]
     wrong += [f"unexpected {name}" for name in saved.keys() - wanted.keys()]
@@ -79,10 +81,12 @@ def load_state(path: Path, like: Tree) -> Tree:
         if saved[name].shape != wanted[name].shape
     ]
     if wrong:
-        raise ValueError(f"{file} does not fit this configuration: {'; '.join(sorted(wrong)[:5])}")
+        raise UserError(f"{file} does not fit this configuration: {'; '.join(sorted(wrong)[:5])}")
     return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(saved[name]) for name in wanted])
 
 
 def _named(tree: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(leaf) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, order="C") for path, leaf in leaves
+    }

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import logging
 import os
 import re
 import signal
@@ -87,6 +88,8 @@ def train(main: Callable[[Config], None], *, check: Callable[[Config], object] =
 @contextmanager
 def _one_line_errors(with_traceback: bool) -> Iterator[None]:
     """A UserError inside ends the process with one line, or is raised on; Ctrl-C ends it quietly."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("denoised_mdp").setLevel(logging.INFO)
     try:
         yield
     except UserError as error:
@@ -178,6 +181,8 @@ def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
     parser.error = refuse
     args = parser.parse_intermixed_args(list(argv))
+    if args.multirun and (args.cfg or args.info):
+        raise UserError("--cfg and --info show one run, -m makes several: leave one out")
     for option in ("config_path", "config_name", "config_dir", "experimental_rerun"):
         if getattr(args, option, None) is not None:
             raise UserError(f"--{option.replace('_', '-')} is not for this script: settings live in {CONFIGS}")

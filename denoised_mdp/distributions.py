@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = jax.Array | np.ndarray
 HALF_LOG_2PI = 0.5 * float(np.log(2 * np.pi))
 
 
@@ -24,7 +25,7 @@ class Normal(NamedTuple):
         """[B, S], the sample that standard normal `noise` [B, S] stands for (reparameterised)."""
         return self.mean + self.stddev * noise
 
-    def log_prob(self, value: jax.Array) -> jax.Array:
+    def log_prob(self, value: Array) -> jax.Array:
         """[B], in nats."""
         standard = (value - self.mean) / self.stddev
         return jnp.sum(-0.5 * standard**2 - jnp.log(self.stddev) - HALF_LOG_2PI, axis=-1)

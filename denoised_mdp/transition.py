@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from denoised_mdp.distributions import Normal
+from denoised_mdp.distributions import Array, Normal
 from denoised_mdp.latent import Factor, Latent
 from denoised_mdp.nets import GRU, MLP, Linear, gaussian
 
@@ -136,7 +136,7 @@ class Transition(nnx.Module):
         return Latent(x, y, Factor(hz, pz.at(noise.z)))
 
     def observe(
-        self, s: Latent[Factor], actions: jax.Array, e: Evidence, is_first: jax.Array, noise: Latent[jax.Array]
+        self, s: Latent[Factor], actions: Array, e: Evidence, is_first: Array, noise: Latent[jax.Array]
     ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
         """Filters a sequence from the latent s [B] before it: a scan of `step`; everything returned is [T, B, ...].
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from denoised_mdp.errors import UserError
 from denoised_mdp.latent import Factor, Latent
 from denoised_mdp.world_model import WorldModel
 
@@ -70,12 +71,12 @@ def decompose(
     context: rows filtered before the prediction.
 
     Raises:
-        ValueError: `frozen_at` or `context` lies outside the episode.
+        UserError: `frozen_at` or `context` lies outside the episode.
     """
     frozen_at = len(action) // 2 if frozen_at is None else frozen_at
     for name, row in (("frozen_at", frozen_at), ("context", context)):
         if not 0 <= row < len(action) or (name == "context" and row == 0):
-            raise ValueError(f"{name} is {row}, the episode has {len(action)} rows")
+            raise UserError(f"{name} is {row}, the episode has {len(action)} rows")
     infer_key, predict_key = jax.random.split(key)
     s = infer(world_model, observation, action, infer_key)
     ahead = predict(world_model, jax.tree.map(lambda v: v[context - 1], s), action[context:], predict_key)
@@ -122,7 +123,7 @@ def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int) -> Non
 
 
 def write_video(path: Path, rows: dict[str, np.ndarray], *, frames_per_second: float = 25) -> None:
-    """An mp4 (H.264): the rows side by side, each under its title."""
+    """An mp4: the rows side by side, each under its title."""
     font = ImageFont.load_default(11)
     side = len(next(iter(rows.values()))[0]) * SCALE
     width = max(side, 150) + GAP
@@ -135,11 +136,19 @@ def write_video(path: Path, rows: dict[str, np.ndarray], *, frames_per_second: f
         for i, picture in enumerate(pictures):
             sheet.paste(_enlarge(picture), (i * width, 34))
         sheets.append(np.asarray(sheet))
-    # The ffmpeg of imageio-ffmpeg, called directly: its own writer forks, which is not safe beside jax's threads.
+    encode(path, np.stack(sheets), frames_per_second=frames_per_second)
+
+
+def encode(path: Path, frames: np.ndarray, *, frames_per_second: float) -> None:
+    """Writes frames [T, H, W, 3] uint8, H and W even, as an mp4 (H.264).
+
+    The ffmpeg of imageio-ffmpeg is called directly: its own writer forks, which is not safe beside jax's threads.
+    """
+    _, height, width, _ = frames.shape
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-    command += ["-s", f"{header.width}x{header.height}", "-r", str(frames_per_second), "-i", "-"]
+    command += ["-s", f"{width}x{height}", "-r", str(frames_per_second), "-i", "-"]
     command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", str(path)]
-    subprocess.run(command, input=b"".join(sheet.tobytes() for sheet in sheets), check=True, start_new_session=True)
+    subprocess.run(command, input=frames.tobytes(), check=True, start_new_session=True)
 
 
 def _enlarge(frame: np.ndarray) -> Image.Image:

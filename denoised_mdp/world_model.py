@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from denoised_mdp.distributions import HALF_LOG_2PI, Normal
+from denoised_mdp.distributions import HALF_LOG_2PI, Array, Normal
 from denoised_mdp.latent import Factor, Latent, features
 from denoised_mdp.nets import MLP
 from denoised_mdp.transition import Transition
@@ -20,11 +20,16 @@ from denoised_mdp.transition import Transition
 class Batch(Protocol):
     """Sequences of experience; `replay.Batch` is one. Row t: what action[t] led to."""
 
-    observation: jax.Array  # [T, B, H, W, 3] uint8
-    action: jax.Array  # [T, B, A]
-    reward: jax.Array  # [T, B]
-    is_first: jax.Array  # [T, B] bool, a new episode starts: nothing before it counts
-    is_terminal: jax.Array  # [T, B] bool, the episode ended by the world's rules, not by a time limit
+    @property
+    def observation(self) -> Array: ...  # [T, B, H, W, 3] uint8
+    @property
+    def action(self) -> Array: ...  # [T, B, A]
+    @property
+    def reward(self) -> Array: ...  # [T, B]
+    @property
+    def is_first(self) -> Array: ...  # [T, B] bool, a new episode starts: nothing before it counts
+    @property
+    def is_terminal(self) -> Array: ...  # [T, B] bool, ended by the world's rules, not by a time limit
 
 
 class Objective(NamedTuple):
@@ -37,9 +42,9 @@ class Objective(NamedTuple):
     reward_weight: float  # on -log p(r|x,y); 1 is the paper's
 
 
-def pixels(observation: jax.Array) -> jax.Array:
+def pixels(observation: Array) -> jax.Array:
     """uint8 in 0..255 -> float in -0.5..0.5, what encoder and decoder speak."""
-    return observation.astype(jnp.float32) / 255 - 0.5
+    return jnp.asarray(observation, jnp.float32) / 255 - 0.5
 
 
 class WorldModel(nnx.Module):
@@ -81,7 +86,7 @@ class WorldModel(nnx.Module):
         return self.decoder(features(s))
 
     def observe(
-        self, observation: jax.Array, action: jax.Array, is_first: jax.Array, noise: Latent[jax.Array]
+        self, observation: Array, action: Array, is_first: Array, noise: Latent[jax.Array]
     ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
         """Filters sequences from a zero latent: [T, B, H, W, 3] uint8, [T, B, A], [T, B], standard normals [T, B, S].
 

@@ -36,8 +36,8 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
     path = Path(options.run_dir) / f"evaluation-{checkpoint.name}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(
-        f"return {report['return_mean']:.1f}, 95% confidence {report['return_low']:.1f} to {report['return_high']:.1f}, "
-        f"{options.episodes} episodes at env step {report['env_step']}: {path}"
+        f"return {report['return_mean']:.1f}, 95% confidence {report['return_low']:.1f} to "
+        f"{report['return_high']:.1f}, {options.episodes} episodes at env step {report['env_step']}: {path}"
     )
 
 

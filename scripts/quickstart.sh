@@ -14,6 +14,7 @@ python="$root/.venv/bin/python"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 cd "$root"
 
+trap 'say "stopped; the same command goes on"; exit 130' INT
 say "training into $run_dir (Ctrl-C saves; the same command goes on)"
 "$python" scripts/train.py experiment=quickstart run_dir="$run_dir" "$@"
 say "evaluating"

@@ -14,10 +14,19 @@ from denoised_mdp.optimizer import Adam
 H, N, A = 5, 3, 2
 
 
-def learner(**changes) -> DynamicsLearner:
-    numbers = {"discount": 0.9, "lambda_": 0.8, "horizon": H, "start_every": 1, "entropy": 0.0} | changes
+def learner(*, start_every: int = 1, entropy: float = 0.0) -> DynamicsLearner:
     adam = Adam(1e-3, epsilon=1e-7, clip_norm=100)
-    return DynamicsLearner(actor_widths=[8], critic_widths=[8], actor_optimizer=adam, critic_optimizer=adam, **numbers)
+    return DynamicsLearner(
+        actor_widths=[8],
+        critic_widths=[8],
+        actor_optimizer=adam,
+        critic_optimizer=adam,
+        discount=0.9,
+        lambda_=0.8,
+        horizon=H,
+        start_every=start_every,
+        entropy=entropy,
+    )
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.5, 1.0])
@@ -30,7 +39,7 @@ def test_lambda_return_is_its_recursion(lambda_):
     for t in reversed(range(H - 1)):
         ahead = (1 - lambda_) * values[t + 1] + lambda_ * expected[t + 1]
         expected[t] = rewards[t] + discounts[t] * ahead
-    got = lambda_return(*map(jnp.asarray, (rewards, values, discounts)), lambda_)
+    got = lambda_return(jnp.asarray(rewards), jnp.asarray(values), jnp.asarray(discounts), lambda_)
     np.testing.assert_allclose(got, expected[:-1], rtol=1e-5)
 
 

@@ -12,7 +12,7 @@ from denoised_mdp import checkpoint
 
 class State(NamedTuple):
     weights: dict
-    count: jax.Array
+    updates: jax.Array
 
 
 STATE = State({"a": jnp.arange(6.0).reshape(2, 3), "empty": jnp.zeros((0, 4))}, jnp.asarray(7, jnp.int32))
@@ -22,7 +22,8 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path):
     path = checkpoint.save(tmp_path, 12, STATE, {"env_step": 12, "note": [1, 2]}, keep=1)
     back = checkpoint.load_state(path, jax.tree.map(jnp.zeros_like, STATE))
     jax.tree.map(np.testing.assert_array_equal, back, STATE)
-    assert back.count.dtype == jnp.int32
+    assert [leaf.shape for leaf in jax.tree.leaves(back)] == [leaf.shape for leaf in jax.tree.leaves(STATE)]
+    assert back.updates.dtype == jnp.int32
     assert checkpoint.load_progress(path) == {"env_step": 12, "note": [1, 2]}
 
 
@@ -44,7 +45,7 @@ def test_a_step_can_be_saved_again(tmp_path):
 
 def test_what_does_not_fit_is_named(tmp_path):
     path = checkpoint.save(tmp_path, 1, STATE, {}, keep=1)
-    other = State({"a": jnp.zeros((3, 3)), "new": jnp.zeros(2)}, STATE.count)
+    other = State({"a": jnp.zeros((3, 3)), "new": jnp.zeros(2)}, STATE.updates)
     with pytest.raises(ValueError, match=r"missing weights/new.*unexpected weights/empty.*weights/a is \(2, 3\)"):
         checkpoint.load_state(path, other)
     (path / "state.safetensors").write_bytes(b"nothing")

@@ -3,19 +3,20 @@
 import builtins
 from pathlib import Path
 
-import imageio
 import numpy as np
 import pytest
 from PIL import Image
 
 from denoised_mdp.envs import video
 from denoised_mdp.envs.video import directory
+from denoised_mdp.visualize import encode
 
 SEED = np.random.SeedSequence(7)
 
 
 def write_video(path: Path, gray: int, frames: int = 5) -> None:
-    imageio.mimwrite(path, [np.full((48, 80, 3), gray + t, np.uint8) for t in range(frames)], macro_block_size=8)  # type: ignore[call-overload]
+    gray_frames = np.stack([np.full((48, 80, 3), gray + t, np.uint8) for t in range(frames)])
+    encode(path, gray_frames, frames_per_second=10)
 
 
 def write_images(folder: Path, gray: int, frames: int = 5) -> None:

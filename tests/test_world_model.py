@@ -101,7 +101,7 @@ def test_loss_is_equation_4(widths, objective):
 def test_continuation_is_a_bernoulli_of_not_terminal():
     model, batch = make(continue_head=True), make_batch()
     noise = model.transition.noise(jax.random.key(1), (T, B))
-    loss, (s, metrics) = loss_of(model, batch, noise, EQUATION_4)
+    _, (s, metrics) = loss_of(model, batch, noise, EQUATION_4)
     p = np.asarray(model.continuation(s.x), np.float64)
     expected = -np.log(np.where(batch.is_terminal, 1 - p, p)).mean()
     np.testing.assert_allclose(metrics["continue_loss"], expected, rtol=1e-4)

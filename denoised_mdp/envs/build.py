@@ -14,6 +14,7 @@ from denoised_mdp.envs.render import backend as rendering
 from denoised_mdp.envs.render.backend import Backend
 from denoised_mdp.envs.video import Split
 from denoised_mdp.envs.world import World
+from denoised_mdp.errors import UserError
 
 ENVIRONMENTS = ("dmc",)
 
@@ -52,9 +53,11 @@ def make(
         split: train or eval.
 
     Raises:
-        ValueError: what `check` raises, or a rendering backend or a camera that is not there.
+        UserError: what `check` raises, or a rendering backend or a camera that is not there.
     """
     chosen = check(name=name, task=task, backend=backend, source=source)
+    if backend == "auto":
+        rendering.announce(chosen)
     from denoised_mdp.envs.dmc import TASKS, DeepMindControl  # dm_control: only once MUJOCO_GL is set
 
     physics_seed, clip_seed, pointer_seed = np.random.SeedSequence((seed, video.SPLITS.index(split))).spawn(3)
@@ -77,16 +80,16 @@ def check(*, task: str, source: str, name: str = "dmc", backend: str = "auto") -
     """Finds out, before anything is made, what a user may have got wrong. Returns the rendering backend to use.
 
     Raises:
-        ValueError: an unknown environment or task (with the nearest names), a rendering backend that does not work, or
+        UserError: an unknown environment or task (with the nearest names), a rendering backend that does not work, or
             a video source that cannot be read.
     """
     if name not in ENVIRONMENTS:
-        raise ValueError(f"env.name={name} is none of {', '.join(ENVIRONMENTS)}")
+        raise UserError(f"env.name={name} is none of {', '.join(ENVIRONMENTS)}")
     video.check(source)
     chosen = rendering.choose(backend)
     from denoised_mdp.envs.dmc import TASKS  # dm_control: only once MUJOCO_GL is set
 
     if task not in TASKS:
         near = difflib.get_close_matches(task, TASKS, n=3, cutoff=0.0)
-        raise ValueError(f"env.task={task} is no task of the dm_control suite; the nearest are {', '.join(near)}")
+        raise UserError(f"env.task={task} is no task of the dm_control suite; the nearest are {', '.join(near)}")
     return chosen

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from denoised_mdp.envs.render import SKY, Quality, renderer
 from denoised_mdp.envs.render.backend import Backend
 from denoised_mdp.envs.world import FactorKind, Picture
+from denoised_mdp.errors import UserError
 
 TASKS: dict[str, tuple[str, str]] = {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
 
@@ -63,13 +64,13 @@ class DeepMindControl:
         """Args: `background`: whether pictures say what is background, which is a second rendering under OpenGL.
 
         Raises:
-            ValueError: the task has no such camera.
+            UserError: the task has no such camera.
         """
         with _paper_colours(domain), _quiet():
             self._env = suite.load(domain, task, task_kwargs={"random": seed})
         self._physics = self._env.physics
         if not 0 <= camera < (cameras := self._physics.model.ncam):
-            raise ValueError(f"env.camera={camera}: {domain}_{task} has the cameras 0 to {cameras - 1}")
+            raise UserError(f"env.camera={camera}: {domain}_{task} has the cameras 0 to {cameras - 1}")
         if backend == "ray":
             _without_contexts(self._physics)
         if self._env._step_limit == float("inf"):

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from typing import Literal
 
+from denoised_mdp.errors import UserError
+
 Backend = Literal["egl", "osmesa", "ray"]
 BACKENDS = ("auto", "egl", "osmesa", "ray")
 INSTALL = {
@@ -21,6 +23,7 @@ INSTALL = {
 }
 _PROBE = """
 import mujoco
+
 context = mujoco.GLContext(8, 8)
 context.make_current()
 mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100)
@@ -32,10 +35,10 @@ _log = logging.getLogger(__name__)
 def choose(backend: str) -> Backend:
     """Settles on a backend and prepares the process for it. Call it before anything imports dm_control.
 
-    `auto` takes EGL where it works and else the ray caster, and logs which.
+    `auto` takes EGL where it works and else the ray caster; `announce` says which.
 
     Raises:
-        ValueError: an unknown name, a backend that does not work here, or a second OpenGL backend in this process.
+        UserError: an unknown name, a backend that does not work here, or a second OpenGL backend in this process.
     """
     if backend == "auto":
         return _automatic()
@@ -44,16 +47,16 @@ def choose(backend: str) -> Backend:
             os.environ["MUJOCO_GL"] = "disable"  # else the import looks for OpenGL, and may fail or warn
         return "ray"
     if backend != "egl" and backend != "osmesa":
-        raise ValueError(f"render.backend={backend} is none of {', '.join(BACKENDS)}")
+        raise UserError(f"render.backend={backend} is none of {', '.join(BACKENDS)}")
     if (imported := _imported()) is not None:
         if imported != backend:
-            raise ValueError(
+            raise UserError(
                 f"render.backend={backend} is not possible after {'ray' if imported == 'off' else imported} in one "
                 "process: dm_control takes one OpenGL backend, fixed when it is first imported"
             )
         return backend
     if not works(backend):
-        raise ValueError(f"render.backend={backend} does not work here: {INSTALL[backend]}, or take render.backend=ray")
+        raise UserError(f"render.backend={backend} does not work here: {INSTALL[backend]}, or take render.backend=ray")
     os.environ["MUJOCO_GL"] = backend
     os.environ.setdefault("LP_NUM_THREADS", "0")  # software OpenGL: at such sizes, threads only cost
     return backend
@@ -75,12 +78,16 @@ def works(backend: Literal["egl", "osmesa"]) -> bool:
 @functools.cache
 def _automatic() -> Backend:
     imported = _imported()
-    if imported == "egl" or (imported is None and works("egl")):
-        _log.info("render.backend=auto: egl")
-        return choose("egl")
-    reason = "EGL does not work here" if imported is None else f"dm_control was imported with MUJOCO_GL={imported}"
-    _log.warning("render.backend=auto: ray, as %s; for OpenGL pictures: %s", reason, INSTALL["egl"])
-    return choose("ray")
+    return choose("egl" if imported == "egl" or (imported is None and works("egl")) else "ray")
+
+
+@functools.cache
+def announce(chosen: Backend) -> None:
+    """Says once what `auto` came to, and what would give OpenGL pictures."""
+    if chosen == "ray":
+        _log.info("rendering with ray, without OpenGL; for OpenGL pictures: %s", INSTALL["egl"])
+    else:
+        _log.info("rendering with %s", chosen)
 
 
 def _imported() -> str | None:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from denoised_mdp.errors import UserError
+
 VIDEOS = (".mp4", ".avi", ".webm", ".mov", ".mkv")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _HELD_OUT = 0.1  # share of the clips that only evaluation sees
@@ -25,7 +27,7 @@ def find(directory: Path) -> list[Path]:
     """The clips: every video file, and every folder with images in it; sorted.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     clips = []
     for folder, _, names in os.walk(directory):
@@ -33,7 +35,7 @@ def find(directory: Path) -> list[Path]:
         if any(name.lower().endswith(IMAGES) for name in names):
             clips.append(Path(folder))
     if not clips:
-        raise ValueError(
+        raise UserError(
             f"noise.source={directory} holds neither videos ({' '.join(VIDEOS)}) nor images ({' '.join(IMAGES)})"
         )
     return sorted(clips)
@@ -43,14 +45,14 @@ def check(directory: Path) -> None:
     """Opens every file of every clip.
 
     Raises:
-        ValueError: what `find` raises, a file that cannot be read, or video files without PyAV to read them.
+        UserError: what `find` raises, a file that cannot be read, or video files without PyAV to read them.
     """
     for clip in find(directory):
         if clip.is_dir():
             for image in _images(clip):
                 _open(image).close()
         elif next(_frames(clip, 8), None) is None:
-            raise ValueError(f"noise.source: {clip} holds no frame")
+            raise UserError(f"noise.source: {clip} holds no frame")
 
 
 def load(
@@ -61,7 +63,7 @@ def load(
     Returns: frames [count, size, size], gray, squeezed to a square; and the number [count] of its clip in `find`.
 
     Raises:
-        ValueError: what `find` raises, or a file that cannot be read.
+        UserError: what `find` raises, or a file that cannot be read.
     """
     clips = find(directory)
     mine = members(len(clips), split)
@@ -75,7 +77,7 @@ def load(
                 frames[filled], ids[filled] = frame, clip
                 filled += 1
         if filled == before:
-            raise ValueError(f"noise.source={directory}: no frame in any clip of the {split} split")
+            raise UserError(f"noise.source={directory}: no frame in any clip of the {split} split")
     return frames, ids
 
 
@@ -100,7 +102,7 @@ def _frames(clip: Path, size: int) -> Iterator[NDArray[np.uint8]]:
                 try:
                     gray = opened.convert("L").resize((size, size), Image.Resampling.BILINEAR)
                 except OSError as error:
-                    raise ValueError(f"noise.source: {image} cannot be read: {error}") from error
+                    raise UserError(f"noise.source: {image} cannot be read: {error}") from error
             yield np.asarray(gray)
         return
     av = _pyav()
@@ -109,7 +111,7 @@ def _frames(clip: Path, size: int) -> Iterator[NDArray[np.uint8]]:
             for frame in container.decode(video=0):
                 yield frame.reformat(width=size, height=size, format="gray", interpolation="AREA").to_ndarray()
     except (av.FFmpegError, IndexError, OSError) as error:  # IndexError: no video stream
-        raise ValueError(f"noise.source: {clip} cannot be read as a video: {error}") from error
+        raise UserError(f"noise.source: {clip} cannot be read as a video: {error}") from error
 
 
 def _images(folder: Path) -> list[Path]:
@@ -120,12 +122,14 @@ def _open(image: Path) -> Image.Image:
     try:
         return Image.open(image)
     except OSError as error:
-        raise ValueError(f"noise.source: {image} cannot be read as an image") from error
+        raise UserError(f"noise.source: {image} cannot be read as an image") from error
 
 
 def _pyav() -> ModuleType:
     try:
         import av
     except ImportError as error:
-        raise ValueError('noise.source holds video files: pip install "denoised-mdp[video]" to read them') from error
+        raise UserError(
+            'noise.source holds video files: pip install "av>=14" to read them (the extra `video`)'
+        ) from error
     return av

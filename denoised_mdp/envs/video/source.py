@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoised_mdp.envs.video import directory, leaves, pink
+from denoised_mdp.errors import UserError
 
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
@@ -30,13 +31,13 @@ def check(source: str) -> None:
     """Looks at a source without loading it.
 
     Raises:
-        ValueError: it is neither a procedure nor a directory whose videos and images can all be read.
+        UserError: it is neither a procedure nor a directory whose videos and images can all be read.
     """
     if source in PROCEDURAL:
         return
     path = Path(source).expanduser()
     if not path.is_dir():
-        raise ValueError(f"noise.source={source} is neither {' nor '.join(PROCEDURAL)} nor a directory")
+        raise UserError(f"noise.source={source} is neither {' nor '.join(PROCEDURAL)} nor a directory")
     directory.check(path)
 
 
@@ -46,7 +47,7 @@ def load(source: str, *, seed: np.random.SeedSequence, split: Split, count: int,
     Training and evaluation share no clip: a procedure gives another one for every seed, and a directory's are divided.
 
     Raises:
-        ValueError: the source cannot be read.
+        UserError: the source cannot be read.
     """
     rng = np.random.default_rng(seed)
     if source not in PROCEDURAL:

@@ -1,0 +1,175 @@
+"""The real scripts, from a command line to files: a debug run, going on after a kill, looking at it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from denoised_mdp import checkpoint
+from denoised_mdp.logger import read_metrics
+from denoised_mdp.replay import Replay
+
+pytestmark = pytest.mark.xdist_group("train")  # in one worker: they share a finished run
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SHORT = [
+    "size=debug",
+    "noise=video_background",
+    "render.backend=ray",
+    "env.task=cartpole_balance",
+    "train.env_steps=2000",
+    "evaluate.every=2000",
+    "evaluate.video_every=2000",
+    "checkpoint.keep=100",
+]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """Compiled programs are shared by the runs of this session, and by nothing else."""
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
+
+
+def start(script: str, *arguments: str, environment: dict[str, str]) -> subprocess.Popen:
+    command = [sys.executable, str(SCRIPTS / script), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(script: str, *arguments: str, environment: dict[str, str]) -> str:
+    process = start(script, *arguments, environment=environment)
+    output, errors = process.communicate(timeout=250)
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, environment) -> Path:
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    run("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    return run_dir
+
+
+def without_speed(run_dir: Path) -> list[dict]:
+    return [
+        {name: value for name, value in line.items() if not name.startswith("speed/")} for line in read_metrics(run_dir)
+    ]
+
+
+def test_a_run_leaves_everything_it_should(finished):
+    metrics = {name for line in read_metrics(finished) for name in line}
+    assert {"evaluate/return_mean", "train/return", "model/loss", "model/kl_y", "policy/actor_loss"} <= metrics
+    latest = checkpoint.latest(finished)
+    assert latest is not None and int(latest.name) == 2000
+    assert (finished / "config.yaml").exists() and list((finished / "tensorboard").iterdir())
+    assert {path.suffix for path in (finished / "videos").iterdir()} == {".png", ".mp4"}
+    # Blocks of 5 updates at 1000 (the end of the prefill), 1250, ..., 2000.
+    assert checkpoint.load_progress(latest)["updates"] == 25
+    assert Replay.open(finished).num_episodes == 2
+
+
+def test_the_same_command_on_a_finished_run_says_so(finished, environment):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert "is finished" in run("train.py", *SHORT, f"run_dir={finished}", environment=environment)
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_run_goes_on_exactly(with_signal, finished, environment, tmp_path):
+    """In the middle of the second episode; afterwards every array and metric is that of the run never stopped."""
+    run_dir = tmp_path / "run"
+    process = start("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    while not (run_dir / checkpoint.FOLDER / "000001500").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.002)
+    process.send_signal(with_signal)
+    output, errors = process.communicate(timeout=100)
+    assert "Traceback" not in errors
+    if with_signal == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 0 and "stopped by SIGTERM" in output
+    stopped_at = checkpoint.latest(run_dir)
+    assert stopped_at is not None and int(stopped_at.name) < 2000
+
+    run("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    paths = [checkpoint.all_of(folder)[-1] for folder in (finished, run_dir)]
+    arrays, resumed = (load_file(path / "state.safetensors") for path in paths)
+    assert arrays.keys() == resumed.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, resumed[name], err_msg=name)
+    assert checkpoint.load_progress(paths[0]) == checkpoint.load_progress(paths[1])
+    if with_signal == signal.SIGKILL:  # a signal may fall between two chunks of updates, which makes one line two
+        assert without_speed(run_dir) == without_speed(finished)
+    for episode in Replay.open(finished).episodes():
+        ours, theirs = (Replay.open(folder).episode(episode.id) for folder in (finished, run_dir))
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, environment, tmp_path):
+    run_dir = tmp_path / "run"
+    process = start("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    while not (run_dir / "metrics.jsonl").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.002)
+    process.kill()
+    process.communicate(timeout=100)
+    assert checkpoint.latest(run_dir) is None
+    run("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    assert without_speed(run_dir) == without_speed(finished)
+
+
+def test_evaluating_and_looking_need_the_checkpoint_alone(finished, environment, tmp_path):
+    run_dir = tmp_path / "copied"
+    latest = checkpoint.latest(finished)
+    assert latest is not None
+    (run_dir / checkpoint.FOLDER).mkdir(parents=True)
+    (run_dir / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
+    (run_dir / checkpoint.FOLDER / latest.name).symlink_to(latest)
+
+    output = run("evaluate.py", f"run_dir={run_dir}", "episodes=2", environment=environment)
+    report = json.loads((run_dir / "evaluation-000002000.json").read_text())
+    assert report["env_step"] == 2000 and len(report["returns"]) == 2 and f"{report['return_mean']:.1f}" in output
+    assert report["return_low"] <= report["return_mean"] <= report["return_high"]
+    run("visualize.py", f"run_dir={run_dir}", "columns=4", environment=environment)
+    assert sorted(path.suffix for path in (run_dir / "visualize").iterdir()) == [".mp4", ".png"]
+
+
+def test_a_run_can_learn_from_another_run_s_replay(finished, environment, tmp_path):
+    run_dir = tmp_path / "run"
+    arguments = [*SHORT, "model=x", f"replay.source={finished}", f"run_dir={run_dir}"]
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in (finished / "replay").iterdir())
+    run("train.py", *arguments, environment=environment)
+    latest = checkpoint.latest(run_dir)
+    assert latest is not None and checkpoint.load_progress(latest)["updates"] == 25
+    assert not (run_dir / "replay").exists()
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in (finished / "replay").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("env.task=cheetah_rnu", "cheetah_run"),
+        ("model.bta=1", "model.beta"),
+        ("model.beta=3", "less than or equal to 1"),
+        ("seed=-1", "seed=-1"),
+        ("noise=vidoe", "video_background"),
+        ("noise.source=/nowhere", "/nowhere"),
+        ("replay.source=/nowhere", "/nowhere"),
+        ("render.backend=vulkan", "egl"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(override, words, environment, tmp_path):
+    process = start("train.py", "size=debug", override, f"run_dir={tmp_path / 'run'}", environment=environment)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode != 0
+    (line,) = errors.strip().splitlines()
+    assert line.startswith("error: ") and words in line
+    assert not any(tmp_path.iterdir())
