@@ -1,4 +1,4 @@
-"""Learning a policy by back-propagation through the x-dynamics (Dreamer; PAPER Appendix B.1.3), on x alone.
+"""Learning a policy by back-propagation through the x-dynamics (Dreamer; Appendix B.1.3), on x alone.
 
 Shapes: H = horizon, N = imagined roll-outs, A = action.
 """

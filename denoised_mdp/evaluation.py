@@ -71,7 +71,7 @@ class Episode(NamedTuple):
 def rollout(
     agent: Agent, state: TrainState, envs: Sequence[Env], key: jax.Array, *, seed: int, record: int = 0
 ) -> list[Episode]:
-    """One episode in each environment, evaluation actions, the posterior sampled (PAPER 3.4).
+    """One episode in each environment, evaluation actions, the posterior sampled.
 
     Environment i is seeded with seed + i, so that every evaluation meets the same starts and the same video.
     The frames of the first `record` episodes are kept, of the others none: their `observation` is empty.

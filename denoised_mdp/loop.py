@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from denoised_mdp.envs import Step
 from denoised_mdp.evaluation import evaluation_envs, make_env, rollout, summary
 from denoised_mdp.logger import Logger
 from denoised_mdp.replay import Replay
+
+_log = logging.getLogger(__name__)
 
 # The independent random streams of a run. Every draw is also folded with the env step or update it belongs to, so
 # that a resumed run draws what an uninterrupted one would.
@@ -66,9 +69,11 @@ class Run:
         self.memory = self.agent.initial(1)
         self.step: Step | None = None  # the current one; None before the first reset
         self.env_step = self.updates = 0
-        self.evaluated_at = self.saved_at = -1
+        self.evaluated_at = -1
+        self.saved = (-1, 0, -1)  # env step, updates and last evaluation of the newest checkpoint
         self.episode_return, self.episode_length = 0.0, 0
         self.stop_signal: str | None = None
+        self.warned = False
 
     def train(self) -> None:
         """Runs to the end, or to a signal, and leaves a checkpoint in either case."""
@@ -77,11 +82,13 @@ class Run:
         elif self.collects:
             self.replay.restore(None)
         with self._signals(), self.logger:
-            self.logger.start(None if path is None else self.env_step)
+            self.logger.start(self.env_step or None)
+            if path is None:
+                self._save()  # early, so that a run has something to go on from
             while self.stop_signal is None:
                 self._learn()
                 self._evaluate()
-                if self._due(self.config.checkpoint.every, since=self.saved_at):
+                if self._due(self.config.checkpoint.every, since=self.saved[0]):
                     self._save()
                 if self.env_step >= self.config.train.env_steps:
                     break
@@ -130,6 +137,9 @@ class Run:
         self.env_step += self.env.action_repeat
         self.episode_return += self.step.reward
         self.episode_length += 1
+        if self.step.is_terminal and not self.config.model.continue_head and not self.warned:
+            self.warned = True
+            _log.warning("%s ends episodes for good: model.continue_head=true would learn it", self.config.env.task)
         if self.step.is_last:
             metrics = {
                 "train/return": self.episode_return,
@@ -183,8 +193,11 @@ class Run:
 
     def _save(self) -> None:
         """A checkpoint: arrays of the agent, and as plain data whatever else the next step depends on."""
+        now = (self.env_step, self.updates, self.evaluated_at)
+        if now == self.saved:
+            return
+        self.saved = now
         self.logger.flush()
-        self.saved_at = self.env_step
         progress = {
             "env_step": self.env_step,
             "evaluated_at": self.evaluated_at,
@@ -206,8 +219,9 @@ class Run:
     def _restore(self, path: Path) -> None:
         progress = checkpoint.load_progress(path)
         self.state, self.memory = checkpoint.load_state(path, (self.state, self.memory))
-        self.env_step = self.saved_at = progress["env_step"]
-        self.evaluated_at, self.updates = progress["evaluated_at"], progress["updates"]
+        self.env_step, self.updates = progress["env_step"], progress["updates"]
+        self.evaluated_at = progress["evaluated_at"]
+        self.saved = (self.env_step, self.updates, self.evaluated_at)
         self.episode_return, self.episode_length = progress["episode_return"], progress["episode_length"]
         self.rng.bit_generator.state = progress["sampling"]
         self.replay.restore(progress["replay"])

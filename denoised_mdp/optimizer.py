@@ -1,4 +1,4 @@
-"""Adam after clipping the gradient's global norm, on any pytree of parameters (PAPER Appendix B.1.2)."""
+"""Adam after clipping the gradient's global norm, on any pytree of parameters (Appendix B.1.2)."""
 
 from __future__ import annotations
 

@@ -380,8 +380,8 @@ class Replay:
         """Draws `updates` (K) batches of `batch` (B) sequences of `length` (T) steps, each from within one episode.
 
         Every position where a sequence fits is equally likely, so that an episode counts by its number of them
-        (PAPER 3.4). Of an episode of N rows these are all N - T + 1, the last row included, where a termination
-        stands. The outcome depends on `rng` and the contents alone, and is the same as of K calls for one batch.
+        (as the reference does). Of an episode of N rows these are all N - T + 1, the last row included, where a
+        termination stands. The outcome depends on `rng` and the contents alone, and is that of K calls for one batch.
 
         Raises:
             ReplayError: no episode has `length` rows, or a file has been deleted or cut meanwhile.

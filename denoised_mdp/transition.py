@@ -152,7 +152,7 @@ class Transition(nnx.Module):
         return jax.lax.scan(body, s, (actions, e, is_first, noise))[1]
 
     def _xy_posterior(self, hx: jax.Array, hy: jax.Array, z: Factor, e: Evidence) -> tuple[Normal, Normal]:
-        """One network for x and y, which see the same evidence (PAPER: q(x|..), q(y|..) of Sec. 3)."""
+        """One network for x and y, which see the same evidence (Sec. 3)."""
         both = gaussian(self.xy_posterior(e.xy, hx, hy, z.belief, z.state), self.min_stddev)
         (mx, my), (dx, dy) = (jnp.split(v, [self.state.x], axis=-1) for v in both)
         return Normal(mx, dx), Normal(my, dy)

@@ -147,7 +147,7 @@ def encode(path: Path, frames: np.ndarray, *, frames_per_second: float) -> None:
     _, height, width, _ = frames.shape
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width}x{height}", "-r", str(frames_per_second), "-i", "-"]
-    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", str(path)]
+    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "veryfast", "-crf", "18", str(path)]
     subprocess.run(command, input=frames.tobytes(), check=True, start_new_session=True)
 
 

@@ -36,7 +36,7 @@ def agent() -> Agent:
 
 @pytest.mark.parametrize(
     ("overrides", "actions", "expected"),
-    [  # PAPER 3.2, Table 5: the value network is counted
+    [  # Table 5: the value network is counted
         (["model=xy"], 2, 7_478_826),
         (["model=xy"], 6, 7_482_514),
         (["model=x"], 2, 7_479_789),

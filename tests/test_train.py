@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on_exactly(with_signal, finished, environment, tmp_p
 def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, environment, tmp_path):
     run_dir = tmp_path / "run"
     process = start("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
-    while not (run_dir / "metrics.jsonl").exists():
+    while not (run_dir / "config.yaml").exists():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.002)
     process.kill()

@@ -32,7 +32,7 @@ _BACKGROUND: dict[str, tuple[str, ...]] = {
 }
 _BACKGROUND_ELSEWHERE = ("floor", "ground")
 
-# The paper's suite (ENVIRONMENTS.md 2) has a grey floor in some domains, and a bluer one than stock in the others.
+# The paper's suite has a grey floor in some domains, and a bluer one than stock in the others.
 _GREY_FLOOR = ("cheetah", "walker", "hopper", "stacker")
 _FLOOR = 'rgb1=".1 .2 .3" rgb2=".2 .3 .4"'
 _MARK = 'markrgb=".2 .3 .4"'

@@ -98,7 +98,7 @@ class Env:
         self._world.close()
 
     def _advance(self, action: NDArray[np.float64]) -> tuple[dm_env.TimeStep, float]:
-        """Repeats the action; the episode's end is looked for inside the repeat (PAPER B.1.1)."""
+        """Repeats the action; the episode's end is looked for inside the repeat (Appendix B.1.1)."""
         self._actions.append(action.tolist())
         scaled = self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
         timestep = self._world.step(scaled)

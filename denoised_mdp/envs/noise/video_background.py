@@ -1,4 +1,4 @@
-"""A gray video plays where the background was (PAPER B.1.1, ENVIRONMENTS.md 2)."""
+"""A gray video plays where the background was (Appendix B.1.1)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,33 @@
+"""Learning curves of several runs: python scripts/report.py runs/a runs/b --out docs/results/curves.png"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from denoised_mdp.errors import UserError
+
+
+def main() -> None:
+    """Draws the picture and writes the final numbers beside it, as JSON."""
+    parser = argparse.ArgumentParser(description="Draws the evaluation returns of runs, grouped by model.")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("--out", type=Path, required=True, help="the PNG to write; its numbers go to a .json beside it")
+    parser.add_argument("--baselines", type=Path, help="what scripts/baselines.py wrote")
+    options = parser.parse_args()
+
+    from denoised_mdp import report
+
+    try:
+        baselines = json.loads(options.baselines.read_text()) if options.baselines else None
+        summary = report.draw(options.runs, baselines, options.out)
+    except (UserError, OSError, json.JSONDecodeError) as error:
+        parser.exit(2, f"error: {error}\n")
+    numbers = options.out.with_suffix(".json")
+    numbers.write_text(json.dumps(summary, indent=1) + "\n")
+    print(f"{options.out}, {numbers}")
+
+
+if __name__ == "__main__":
+    main()
