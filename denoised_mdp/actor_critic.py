@@ -17,7 +17,7 @@ from denoised_mdp.distributions import HALF_LOG_2PI, TanhNormal
 from denoised_mdp.latent import Factor
 from denoised_mdp.nets import MLP
 from denoised_mdp.optimizer import Adam
-from denoised_mdp.world_model import WorldModel
+from denoised_mdp.world_model import Batch, WorldModel
 
 MEAN_SCALE = 5.0
 INITIAL_STDDEV = 5.0
@@ -111,9 +111,13 @@ class DynamicsLearner:
         return ActorCritic(actor, critic, self.actor_optimizer.init(actor), self.critic_optimizer.init(critic))
 
     def update(
-        self, state: ActorCritic, world_model: WorldModel, x: Factor, key: jax.Array
+        self, state: ActorCritic, world_model: WorldModel, x: Factor, batch: Batch, key: jax.Array
     ) -> tuple[ActorCritic, dict[str, jax.Array]]:
-        """One step of actor and critic from posterior states x [T, B], imagined from every `start_every`-th."""
+        """One step of actor and critic from posterior states x [T, B], imagined from every `start_every`-th.
+
+        The batch itself is not used: all that counts happens in imagination.
+        """
+        del batch
         starts = jax.tree.map(lambda v: jax.lax.stop_gradient(v.reshape(-1, v.shape[-1])[:: self.start_every]), x)
         count, action_size = starts.state.shape[0], state.actor.action
         action_key, state_key = jax.random.split(key)
@@ -137,7 +141,8 @@ class DynamicsLearner:
         values = critic(dreamt.x.features)[..., 0]
         discounts = self.discount * world_model.continuation(dreamt.x)
         returns = lambda_return(rewards, values, discounts, self.lambda_)
-        weights = discount_weights(discounts)
+        alive = jax.lax.stop_gradient(world_model.continuation(starts))  # of an ended episode nothing follows
+        weights = alive[None] * discount_weights(discounts)
         entropy = -dreamt.log_prob
         metrics = {
             "actor_loss": -jnp.mean(weights * (returns + self.entropy * entropy[:-1])),

@@ -5,7 +5,7 @@ Shapes: K = updates in a chunk, T = time, B = batch, H W = image, A = action.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 from denoised_mdp.actor_critic import DynamicsLearner
-from denoised_mdp.config import Config
+from denoised_mdp.config import Config, Policy
 from denoised_mdp.latent import Factor, Latent
 from denoised_mdp.nets import ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder
 from denoised_mdp.optimizer import Adam
@@ -37,6 +37,35 @@ class ActingState(NamedTuple):
     action: jax.Array  # [N, A], the last one
 
 
+class PolicyLearner(Protocol):
+    """How a policy is learned from x: pure functions over a state that has an `actor`, a map from x to actions."""
+
+    def init(self, inputs: int, action: int, rngs: nnx.Rngs) -> Any:
+        """A fresh state; `inputs`: width of x's features, `action`: A."""
+        ...
+
+    def update(
+        self, state: Any, world_model: WorldModel, x: Factor, batch: Batch, key: jax.Array
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """The state after one step on the posterior x [T, B] of a batch [T, B], and metrics."""
+        ...
+
+
+def policy_learner(policy: Policy) -> PolicyLearner:
+    """The learner that the configuration names."""
+    return DynamicsLearner(
+        actor_widths=policy.actor_widths,
+        critic_widths=policy.critic_widths,
+        actor_optimizer=Adam(policy.actor_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm),
+        critic_optimizer=Adam(policy.critic_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm),
+        discount=policy.discount,
+        lambda_=policy.lambda_,
+        horizon=policy.horizon,
+        start_every=policy.start_every,
+        entropy=policy.entropy,
+    )
+
+
 class Agent:
     """The functions of one configuration. Holds numbers and optimisers, never parameters."""
 
@@ -52,23 +81,13 @@ class Agent:
             reward_weight=model.reward_weight,
         )
         self.model_optimizer = Adam(model.learning_rate, epsilon=model.adam_epsilon, clip_norm=model.clip_norm)
-        self.learner = DynamicsLearner(
-            actor_widths=policy.actor_widths,
-            critic_widths=policy.critic_widths,
-            actor_optimizer=Adam(policy.actor_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm),
-            critic_optimizer=Adam(policy.critic_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm),
-            discount=policy.discount,
-            lambda_=policy.lambda_,
-            horizon=policy.horizon,
-            start_every=policy.start_every,
-            entropy=policy.entropy,
-        )
+        self.learner = policy_learner(policy)
         self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0)
         self.act = jax.jit(self._act, static_argnames="explore")
 
-    def create(self, seed: int) -> TrainState:
+    def create(self, key: jax.Array) -> TrainState:
         """Freshly initialised parameters."""
-        rngs = nnx.Rngs(seed)
+        rngs = nnx.Rngs(key)
         model, size = self.config.model, self.config.env.image_size
         belief = Latent(model.x.belief, model.y.belief, model.z.belief)
         state = Latent(model.x.state, model.y.state, model.z.state)
@@ -107,7 +126,7 @@ class Agent:
         noise = state.world_model.transition.noise(noise_key, batch.reward.shape)
         gradients, (s, metrics) = jax.grad(model_loss, has_aux=True)(state.world_model, batch, noise, self.objective)
         world_model, model_moments, norm = self.model_optimizer.step(state.world_model, gradients, state.model_moments)
-        policy, policy_metrics = self.learner.update(state.policy, world_model, s.x, policy_key)
+        policy, policy_metrics = self.learner.update(state.policy, world_model, s.x, batch, policy_key)
         metrics = {f"model/{name}": value for name, value in metrics.items()}
         metrics["model/grad_norm"] = norm
         metrics |= {f"policy/{name}": value for name, value in policy_metrics.items()}

@@ -38,11 +38,20 @@ def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, 
     for file in partial.iterdir():
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
-    shutil.rmtree(final, ignore_errors=True)  # of this very step, saved before and again after a signal
+    if final.exists():  # of this very step, saved before and again after a signal
+        _remove(final)
     partial.rename(final)
     for old in all_of(run_dir)[:-keep]:
-        shutil.rmtree(old)
+        _remove(old)
     return final
+
+
+def _remove(path: Path) -> None:
+    """Renamed first: a kill in the middle leaves no half of a checkpoint."""
+    trash = path.with_name("trash")
+    shutil.rmtree(trash, ignore_errors=True)
+    path.rename(trash)
+    shutil.rmtree(trash)
 
 
 def all_of(run_dir: Path) -> list[Path]:
@@ -57,8 +66,18 @@ def latest(run_dir: Path) -> Path | None:
 
 
 def load_progress(path: Path) -> dict[str, Any]:
-    """What `save` was given as `progress`."""
-    return json.loads((path / "progress.json").read_text())
+    """What `save` was given as `progress`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = path / "progress.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{file} cannot be read: {error}; without {path} the run goes on from the one before"
+        ) from error
 
 
 def load_state(path: Path, like: Tree) -> Tree:

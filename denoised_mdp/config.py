@@ -36,6 +36,7 @@ def _text(value: Any) -> Any:
 
 Text = Annotated[str, Field(min_length=1), BeforeValidator(_text)]
 Unit = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
@@ -108,15 +109,15 @@ class Preset(Settings):
 class Model(Settings):
     """The world model and its objective, Eq. 4."""
 
-    name: str  # x | xy | xyz: only a label, the widths below decide
+    name: Literal["x", "xy", "xyz"]  # only a label, the widths below decide
     x: Part
     y: Part
     z: Part
     alpha: Positive  # weight of all KL terms
-    beta: Unit  # the default of beta_y and beta_z
-    beta_x: Unit
-    beta_y: Unit
-    beta_z: Unit
+    beta: Fraction  # the default of beta_y and beta_z
+    beta_x: Fraction
+    beta_y: Fraction
+    beta_z: Fraction
     free_nats_x: NotNegative
     free_nats_y: NotNegative
     free_nats_z: NotNegative
@@ -193,7 +194,6 @@ class Checkpoint(Settings):
 class Logger(Settings):
     """Where metrics go beside metrics.jsonl."""
 
-    every: Size  # env steps
     tensorboard: bool
     wandb: Literal["disabled", "offline", "online"]
     progress: bool
@@ -245,7 +245,7 @@ def _misfits(config: Config) -> Iterator[str]:
             f"policy.start_every={config.policy.start_every}: must not exceed the {sequences} states of a batch "
             f"(train.batch_size x train.batch_length)"
         )
-    if replay.source is None and train.prefill >= train.env_steps:
+    if train.prefill >= train.env_steps:
         yield (
             f"train.prefill={train.prefill}: must be below train.env_steps={train.env_steps}, or nothing would be "
             "learned"

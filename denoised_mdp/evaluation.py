@@ -47,11 +47,11 @@ def load_agent(config: Config, action_size: int, path: Path) -> tuple[Agent, Tra
     """The agent of a checkpoint, which needs nothing else of the run.
 
     Raises:
-        ValueError: the checkpoint does not fit the configuration.
+        UserError: the checkpoint does not fit the configuration.
     """
     cache_programs()
     agent = Agent(config, action_size)
-    state, _ = checkpoint.load_state(path, (agent.create(config.seed), agent.initial(1)))
+    state, _ = checkpoint.load_state(path, (agent.create(jax.random.key(0)), agent.initial(1)))
     return agent, state
 
 

@@ -18,6 +18,7 @@ from denoised_mdp.agent import Agent
 from denoised_mdp.compilation import cache_programs
 from denoised_mdp.config import Config
 from denoised_mdp.envs import Step
+from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import evaluation_envs, make_env, rollout, summary
 from denoised_mdp.logger import Logger
 from denoised_mdp.replay import Replay
@@ -26,20 +27,24 @@ _log = logging.getLogger(__name__)
 
 # The independent random streams of a run. Every draw is also folded with the env step or update it belongs to, so
 # that a resumed run draws what an uninterrupted one would.
-COLLECT, LEARN, EVALUATE = range(3)
+INITIALISE, COLLECT, LEARN, EVALUATE = range(4)
 
 
 def train(config: Config) -> None:
     """Starts the run of `config.run_dir`, or goes on with it, to its end or to a signal."""
     folder = Path(config.run_dir)
     path = checkpoint.latest(folder)
-    if path is not None and checkpoint.load_progress(path)["env_step"] >= config.train.env_steps:
-        print(f"{folder} is finished: {config.train.env_steps} env steps; a larger train.env_steps goes on with it")
+    progress = None if path is None else checkpoint.load_progress(path)
+    if progress is not None and progress["finished"] and progress["env_step"] >= config.train.env_steps:
+        print(f"{folder} is finished: {progress['env_step']} env steps; a larger train.env_steps goes on with it")
         return
     cache_programs()
     run = Run(config)
     run_dir.claim(config)  # the first thing written
-    run.train()
+    try:
+        run.train()
+    finally:
+        run.close()
     if run.stop_signal is not None:
         print(f"stopped by {run.stop_signal} at env step {run.env_step}, saved; the same command goes on")
         raise SystemExit(0)  # a sweep ends too
@@ -53,7 +58,7 @@ class Run:
         self.env = make_env(config, seed=config.seed, split="train")
         self.eval_envs = evaluation_envs(config)
         self.agent = Agent(config, self.env.action_size)
-        self.keys = jax.random.split(jax.random.key(config.seed), 3)
+        self.keys = jax.random.split(jax.random.key(config.seed), 4)
         self.rng = np.random.default_rng(config.seed)
         self.collects = config.replay.source is None
         self.replay = self._open_replay()
@@ -65,12 +70,13 @@ class Run:
             progress=config.logger.progress,
             config=config.model_dump(),
         )
-        self.state = self.agent.create(config.seed)
+        self.state = self.agent.create(self.keys[INITIALISE])
         self.memory = self.agent.initial(1)
         self.step: Step | None = None  # the current one; None before the first reset
         self.env_step = self.updates = 0
         self.evaluated_at = -1
-        self.saved = (-1, 0, -1)  # env step, updates and last evaluation of the newest checkpoint
+        self.finished = False
+        self.saved = (-1, 0, -1, False)  # env step, updates, last evaluation, finished: of the newest checkpoint
         self.episode_return, self.episode_length = 0.0, 0
         self.stop_signal: str | None = None
         self.warned = False
@@ -85,22 +91,37 @@ class Run:
             self.logger.start(self.env_step or None)
             if path is None:
                 self._save()  # early, so that a run has something to go on from
-            while self.stop_signal is None:
+            while True:
                 self._learn()
                 self._evaluate()
+                if self.stop_signal is not None:  # before another step, so that the rest of this one comes first
+                    break
+                if self.env_step >= self.config.train.env_steps:
+                    self.finished = True
+                    break
                 if self._due(self.config.checkpoint.every, since=self.saved[0]):
                     self._save()
-                if self.env_step >= self.config.train.env_steps:
-                    break
                 self._collect() if self.collects else self._pretend()
                 self.logger.progress(self.env_step)
             self._save()
+
+    def close(self) -> None:
+        """Frees the simulators and files: a sweep goes on in this process."""
+        for env in (self.env, *self.eval_envs):
+            env.close()
+        self.replay.close()
 
     def _open_replay(self) -> Replay:
         shapes = {"observation_shape": self.env.observation_shape, "action_size": self.env.action_size}
         replay = self.config.replay
         if replay.source is not None:
-            return Replay.open(replay.source, include_running=replay.include_running, **shapes)
+            source = Replay.open(replay.source, include_running=replay.include_running, **shapes)
+            if not source.can_sample(self.config.train.batch_length):
+                raise UserError(
+                    f"replay.source={replay.source} has no finished episode of train.batch_length="
+                    f"{self.config.train.batch_length} steps"
+                )
+            return source
         return Replay(
             self.folder / "replay", capacity=replay.capacity, include_running=replay.include_running, **shapes
         )
@@ -168,7 +189,14 @@ class Run:
             self.state, chunk_metrics = self.agent.train_chunk(self.state, batches, self.keys[LEARN])
             metrics.append(chunk_metrics)
             self.updates += chunk
+        if not metrics:
+            return
         means = {name: float(np.mean([chunk[name] for chunk in metrics])) for name in metrics[0]}
+        if not np.isfinite(means["model/loss"] + means["policy/actor_loss"] + means["policy/critic_loss"]):
+            raise UserError(
+                f"the loss is not finite at env step {self.env_step}; the last checkpoint is of env step "
+                f"{self.saved[0]}: lower the learning rates, or look at what the environment rewards"
+            )
         means["train/updates"] = self.updates
         means["speed/updates_per_second"] = (self.updates - first) / (time.monotonic() - started)
         means["speed/env_steps_per_second"] = self.logger.env_steps_per_second or 0.0
@@ -177,15 +205,16 @@ class Run:
     def _evaluate(self) -> None:
         """The held-out returns, and now and then a picture of what the model believes."""
         evaluate = self.config.evaluate
-        numbers = self._due(evaluate.every, since=self.evaluated_at)
+        at_the_end = self.evaluated_at < self.env_step >= self.config.train.env_steps
+        numbers = self._due(evaluate.every, since=self.evaluated_at) or at_the_end
         film = self._due(evaluate.video_every, since=self.evaluated_at)
         if self.stop_signal is not None or not (numbers or film):
             return
-        key = jax.random.fold_in(self.keys[EVALUATE], self.env_step)
+        key, draw_key = jax.random.split(jax.random.fold_in(self.keys[EVALUATE], self.env_step))
         episodes = rollout(self.agent, self.state, self.eval_envs, key, seed=evaluate.seed, record=int(film))
         self.logger.log(self.env_step, summary(episodes))
         if film:
-            rows = visualize.decompose(self.state.world_model, episodes[0].observation, episodes[0].action, key)
+            rows = visualize.decompose(self.state.world_model, episodes[0].observation, episodes[0].action, draw_key)
             picture, video = visualize.write(self.folder / "videos" / f"{self.env_step:09d}", rows)
             self.logger.image(self.env_step, "evaluate/picture", picture)
             self.logger.video(self.env_step, "evaluate/video", video)
@@ -193,13 +222,14 @@ class Run:
 
     def _save(self) -> None:
         """A checkpoint: arrays of the agent, and as plain data whatever else the next step depends on."""
-        now = (self.env_step, self.updates, self.evaluated_at)
+        now = (self.env_step, self.updates, self.evaluated_at, self.finished)
         if now == self.saved:
             return
         self.saved = now
         self.logger.flush()
         progress = {
             "env_step": self.env_step,
+            "finished": self.finished,
             "evaluated_at": self.evaluated_at,
             "updates": self.updates,
             "episode_return": self.episode_return,
@@ -221,7 +251,7 @@ class Run:
         self.state, self.memory = checkpoint.load_state(path, (self.state, self.memory))
         self.env_step, self.updates = progress["env_step"], progress["updates"]
         self.evaluated_at = progress["evaluated_at"]
-        self.saved = (self.env_step, self.updates, self.evaluated_at)
+        self.saved = (self.env_step, self.updates, self.evaluated_at, progress["finished"])
         self.episode_return, self.episode_length = progress["episode_return"], progress["episode_length"]
         self.rng.bit_generator.state = progress["sampling"]
         self.replay.restore(progress["replay"])

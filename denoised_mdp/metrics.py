@@ -16,7 +16,7 @@ METRICS = {
     "evaluate/return_min": "the smallest return",
     "evaluate/return_max": "the largest return",
     "evaluate/length_mean": "mean length of those episodes, in agent steps",
-    "model/loss": "Eq. 4, what the world model minimises, in nats per agent step",
+    "model/loss": "what the world model minimises: Eq. 4 with its weights, in nats per agent step",
     "model/observation_loss": "-log p(o|x,y,z), in nats, summed over the picture; 11,292 at 64x64 is a perfect picture",
     "model/observation_mse": "mean squared error of a pixel's channel, black to white being 1",
     "model/reward_loss": "-log p(r|x,y), in nats; 0.919 is a perfect prediction",

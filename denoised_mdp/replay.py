@@ -38,7 +38,7 @@ class ReplayError(UserError):
     """What a user can set right: no replay there, one of other shapes, sequences longer than every episode."""
 
 
-class Transition(Protocol):
+class StepLike(Protocol):
     """The part of an environment's `Step` that the replay stores."""
 
     @property
@@ -181,7 +181,7 @@ class Replay:
 
     # Writing
 
-    def add(self, step: Transition, action: NDArray[np.floating] | None = None, stream: int = 0) -> None:
+    def add(self, step: StepLike, action: NDArray[np.floating] | None = None, stream: int = 0) -> None:
         """Appends a step and the action [A] that led to it; `is_first` begins a new episode, its action is ignored.
 
         `stream` tells environments that take turns apart. An episode of the stream that had not ended is kept as it
@@ -223,7 +223,7 @@ class Replay:
         half_written.replace(self.directory / "spec.json")
         self._ready = True
 
-    def _record(self, step: Transition, action: NDArray[np.floating] | None) -> NDArray[Any]:
+    def _record(self, step: StepLike, action: NDArray[np.floating] | None) -> NDArray[Any]:
         row = np.zeros((), self.dtype)
         values: dict[str, Any] = {
             "observation": step.observation,

@@ -49,6 +49,11 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None, path: Pat
     tasks = {f"{config.env.task}, {_noise(config)}" for config in configs.values()}
     if len(tasks) > 1:
         raise UserError(f"the runs are of several worlds: {'; '.join(sorted(tasks))}")
+    identities = [(config.model.name, config.seed) for config in configs.values()]
+    if len(set(identities)) < len(identities):
+        raise UserError("two of the runs are of the same model and seed")
+    if baselines is not None and baselines["task"] != next(iter(configs.values())).env.task:
+        raise UserError(f"the baselines are of {baselines['task']}, not of the runs' task")
     models = sorted({config.model.name for config in configs.values()}, reverse=True)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     summary: dict[str, Any] = {"world": tasks.pop(), "metric": METRIC, "models": {}}
@@ -57,6 +62,8 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None, path: Pat
         for steps, returns in curves.values():
             axes.plot(steps, returns, color=colour, alpha=0.35, linewidth=1)
         shared = min((steps for steps, _ in curves.values()), key=len)
+        if any(not np.array_equal(steps[: len(shared)], shared) for steps, _ in curves.values()):
+            raise UserError(f"the runs of model={model} were evaluated at different env steps")
         mean = np.mean([returns[: len(shared)] for _, returns in curves.values()], axis=0)
         axes.plot(shared, mean, color=colour, linewidth=2.5, label=f"{LABELS.get(model, model)}: mean of {len(curves)}")
         summary["models"][model] = {

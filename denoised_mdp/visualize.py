@@ -63,17 +63,18 @@ def decompose(
     key: jax.Array,
     *,
     frozen_at: int | None = None,
-    context: int = 25,
+    context: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Rows of pictures [T, H, W, 3] uint8 by title: how an episode [T, ...] looks to the model.
 
     frozen_at: the row whose latents stand in for the frozen parts, the middle one if None;
-    context: rows filtered before the prediction.
+    context: rows filtered before the prediction, 25 if None, or half a shorter episode.
 
     Raises:
         UserError: `frozen_at` or `context` lies outside the episode.
     """
     frozen_at = len(action) // 2 if frozen_at is None else frozen_at
+    context = min(25, len(action) // 2) if context is None else context
     for name, row in (("frozen_at", frozen_at), ("context", context)):
         if not 0 <= row < len(action) or (name == "context" and row == 0):
             raise UserError(f"{name} is {row}, the episode has {len(action)} rows")
@@ -81,13 +82,14 @@ def decompose(
     s = infer(world_model, observation, action, infer_key)
     ahead = predict(world_model, jax.tree.map(lambda v: v[context - 1], s), action[context:], predict_key)
     open_loop = jax.tree.map(lambda past, future: jnp.concatenate([past[:context], future]), s, ahead)
-    rows = {
-        "observation": observation,
-        "reconstruction": decode(world_model, s),
-        "signal: x moves, y z frozen": decode(world_model, freeze(s, "yz", frozen_at)),
-        "noise: y z move, x frozen": decode(world_model, freeze(s, "x", frozen_at)),
-        f"open loop after {context} frames": decode(world_model, open_loop),
-    }
+    noise = "".join(part for part in "yz" if getattr(s, part).state.shape[-1])
+    rows = {"observation": observation, "reconstruction": decode(world_model, s)}
+    if noise:  # else x is all there is
+        rows[f"signal: x moves, {' '.join(noise)} frozen"] = decode(world_model, freeze(s, noise, frozen_at))
+        rows[f"noise: {' '.join(noise)} {'moves' if len(noise) == 1 else 'move'}, x frozen"] = decode(
+            world_model, freeze(s, "x", frozen_at)
+        )
+    rows[f"open loop after {context} frames"] = decode(world_model, open_loop)
     return {title: np.asarray(pictures) for title, pictures in rows.items()}
 
 

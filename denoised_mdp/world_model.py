@@ -18,7 +18,7 @@ from denoised_mdp.transition import Transition
 
 
 class Batch(Protocol):
-    """Sequences of experience; `replay.Batch` is one. Row t: what action[t] led to."""
+    """Sequences of experience; one of the K in a `replay.Batch` is one. Row t: what action[t] led to."""
 
     @property
     def observation(self) -> Array: ...  # [T, B, H, W, 3] uint8
@@ -102,6 +102,8 @@ def model_loss(
     model: WorldModel, batch: Batch, noise: Latent[jax.Array], objective: Objective
 ) -> tuple[jax.Array, tuple[Latent[Factor], dict[str, jax.Array]]]:
     """Eq. 4:  -log p(o|s) - log p(r|x,y) + alpha (beta_x KL_x + beta_y KL_y + beta_z KL_z), a mean over [T, B].
+
+    The reward's term has a weight, and with a continuation head - log p(goes on|x) is added; the paper has neither.
 
     noise: standard normals [T, B, S]. Returns the loss, the filtered latents [T, B] and metrics, in nats.
     Free nats clip each element of a KL from below; KL_x may be split into a part with and a part without them.

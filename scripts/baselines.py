@@ -12,14 +12,21 @@ from denoised_mdp import envs
 from denoised_mdp.errors import UserError
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
 def main() -> None:
     """Prints, and writes if asked to, the random policy's return and the best constant action's."""
     parser = argparse.ArgumentParser(description="What a task pays a random policy, and a constant action at best.")
     parser.add_argument("task", help="a task of the dm_control suite, such as walker_walk")
-    parser.add_argument("--action-repeat", type=int, default=2, help="frames per random action (default 2)")
-    parser.add_argument("--episodes", type=int, default=20, help="per policy (default 20)")
-    parser.add_argument("--candidates", type=int, default=200, help="constant actions to try (default 200)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--action-repeat", type=_positive, default=2, help="frames per random action (default 2)")
+    parser.add_argument("--episodes", type=_positive, default=20, help="per policy (default 20)")
+    parser.add_argument("--candidates", type=_positive, default=200, help="constant actions to try (default 200)")
+    parser.add_argument("--seed", type=_positive, default=1)
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     options = parser.parse_args()
     try:

@@ -18,7 +18,7 @@ class Options(cli.RunOptions):
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:
-    """Prints the summary and writes it, with every return, to run_dir/evaluation-<env step>.json."""
+    """Prints the summary and writes it, with every return, to run_dir/evaluation-<env step>-seed<seed>.json."""
     import jax
 
     from denoised_mdp.evaluation import evaluation_envs, load_agent, rollout, summary
@@ -30,10 +30,12 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
     report = {
         "env_step": int(checkpoint.name),
         "seed": options.seed,
+        "render": config.render.model_dump(),
+        "noise": config.noise.model_dump(),
         **{name.removeprefix("evaluate/"): value for name, value in numbers.items()},
         "returns": [episode.episode_return for episode in episodes],
     }
-    path = Path(options.run_dir) / f"evaluation-{checkpoint.name}.json"
+    path = Path(options.run_dir) / f"evaluation-{checkpoint.name}-seed{options.seed}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(
         f"return {report['return_mean']:.1f}, 95% confidence {report['return_low']:.1f} to "

@@ -17,7 +17,7 @@ class Options(cli.RunOptions):
     frozen_at: Count | None = Field(
         None, description="step whose latents stand in for the frozen parts; default: the middle"
     )
-    context: Size = Field(25, description="steps seen before the open-loop prediction")
+    context: Size | None = Field(None, description="steps seen before the open-loop prediction; default: 25")
     columns: Size = Field(8, description="moments in the PNG strip")
 
 

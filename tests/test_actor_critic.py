@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from test_world_model import make as make_world_model
+from test_world_model import make_batch
 
 from denoised_mdp.actor_critic import DynamicsLearner, discount_weights, dream, lambda_return
 from denoised_mdp.latent import Factor
@@ -115,7 +116,7 @@ def test_update_improves_the_imagined_return_and_fits_the_value():
     update = jax.jit(dynamics.update)
     history = []
     for i in range(200):
-        state, metrics = update(state, world_model, x, jax.random.key(i))
+        state, metrics = update(state, world_model, x, make_batch(), jax.random.key(i))
         history.append((float(metrics["actor_loss"]), float(metrics["critic_loss"])))
     first, last = np.mean(history[:20], axis=0), np.mean(history[-20:], axis=0)
     assert last[0] < first[0] and last[1] < first[1]
@@ -127,8 +128,8 @@ def test_start_every_thins_the_states_that_imagination_starts_from():
     thin, rest = (learner(start_every=n) for n in (4, 1))
     state = thin.init(10, A, nnx.Rngs(1))
     alone = jax.tree.map(lambda v: v[:1, :1], x)
-    _, thinned = jax.jit(thin.update)(state, world_model, x, jax.random.key(0))
-    _, single = jax.jit(rest.update)(state, world_model, alone, jax.random.key(0))
+    _, thinned = jax.jit(thin.update)(state, world_model, x, make_batch(), jax.random.key(0))
+    _, single = jax.jit(rest.update)(state, world_model, alone, make_batch(), jax.random.key(0))
     np.testing.assert_allclose(thinned["actor_loss"], single["actor_loss"], rtol=1e-5)
 
 
@@ -136,6 +137,22 @@ def test_entropy_is_rewarded_where_asked_for():
     world_model = make_world_model()
     x = Factor(jnp.ones((1, N, 6)), jnp.ones((1, N, 4)))
     state = learner().init(10, A, nnx.Rngs(1))
-    losses = [jax.jit(learner(entropy=e).update)(state, world_model, x, jax.random.key(0))[1] for e in (0.0, 0.5)]
+    losses = [
+        jax.jit(learner(entropy=e).update)(state, world_model, x, make_batch(), jax.random.key(0))[1]
+        for e in (0.0, 0.5)
+    ]
     assert float(losses[0]["entropy"]) == float(losses[1]["entropy"])
     assert float(losses[0]["actor_loss"]) != float(losses[1]["actor_loss"])
+
+
+def test_nothing_is_learned_from_beyond_an_episode_s_end():
+    world_model = make_world_model(continue_head=True)
+    assert world_model.continue_x is not None
+    bias = world_model.continue_x.layers[-1].bias
+    assert bias is not None
+    bias[...] = bias[...] - 100.0  # every state is a last one
+    state = learner().init(10, A, nnx.Rngs(1))
+    x = Factor(jnp.ones((N, 6)), jnp.ones((N, 4)))
+    noises = (jax.random.normal(jax.random.key(0), (H, N, A)), jax.random.normal(jax.random.key(1), (H, N, 4)))
+    _, (_, _, weights, _) = jax.jit(learner().actor_loss)(state.actor, state.critic, world_model, x, *noises)
+    np.testing.assert_allclose(weights, np.zeros((H - 1, N)), atol=1e-20)

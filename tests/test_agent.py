@@ -46,12 +46,12 @@ def agent() -> Agent:
 )
 def test_paper_size_has_the_paper_s_parameters(overrides, actions, expected):
     agent = Agent(cli.compose(["size=paper", *overrides]), actions)
-    state = jax.eval_shape(lambda: agent.create(0))
+    state = jax.eval_shape(lambda: agent.create(jax.random.key(0)))
     assert count((state.world_model, state.policy.actor, state.policy.critic)) == expected
 
 
 def test_parts_of_the_paper_s_model_have_its_sizes():
-    state = jax.eval_shape(lambda: Agent(cli.compose(["size=paper"]), 2).create(0))
+    state = jax.eval_shape(lambda: Agent(cli.compose(["size=paper"]), 2).create(jax.random.key(0)))
     model = state.world_model
     sizes = {
         "transition": count(model.transition),
@@ -73,8 +73,8 @@ def test_parts_of_the_paper_s_model_have_its_sizes():
 
 def test_a_chunk_is_its_updates_one_by_one(agent):
     batches, key = make_batches(3), jax.random.key(7)
-    whole, _ = agent.train_chunk(agent.create(0), batches, key)
-    one_by_one = agent.create(0)
+    whole, _ = agent.train_chunk(agent.create(jax.random.key(0)), batches, key)
+    one_by_one = agent.create(jax.random.key(0))
     for k in range(3):
         one_by_one, _ = agent.train_chunk(one_by_one, jax.tree.map(lambda v, k=k: v[k : k + 1], batches), key)
     assert int(whole.updates) == int(one_by_one.updates) == 3
@@ -83,7 +83,9 @@ def test_a_chunk_is_its_updates_one_by_one(agent):
 
 def test_updates_lower_the_loss_on_their_batch(agent):
     batches = jax.tree.map(lambda v: np.repeat(v, 60, axis=0), make_batches(1))
-    state, first = agent.train_chunk(agent.create(0), jax.tree.map(lambda v: v[:1], batches), jax.random.key(0))
+    state, first = agent.train_chunk(
+        agent.create(jax.random.key(0)), jax.tree.map(lambda v: v[:1], batches), jax.random.key(0)
+    )
     state, _ = agent.train_chunk(state, batches, jax.random.key(0))
     _, last = agent.train_chunk(state, jax.tree.map(lambda v: v[:1], batches), jax.random.key(0))
     assert last["model/observation_loss"] < first["model/observation_loss"]
@@ -92,7 +94,7 @@ def test_updates_lower_the_loss_on_their_batch(agent):
 
 
 def test_acting_starts_anew_with_an_episode(agent):
-    state, observation = agent.create(0), make_batches(1).observation[0, 0]
+    state, observation = agent.create(jax.random.key(0)), make_batches(1).observation[0, 0]
     arguments = (observation, np.ones(2, bool), jax.random.key(0))
     used = jax.tree.map(lambda v: v + 1, agent.initial(2))
     fresh = agent.act(state.world_model, state.policy.actor, agent.initial(2), *arguments, explore=True)
@@ -105,7 +107,7 @@ def test_acting_starts_anew_with_an_episode(agent):
 
 
 def test_actions_are_in_range_and_only_exploring_ones_are_noisy(agent):
-    state, observation = agent.create(0), make_batches(1).observation[0, 0]
+    state, observation = agent.create(jax.random.key(0)), make_batches(1).observation[0, 0]
     actions = {}
     for explore in (True, False):
         memory = agent.act(

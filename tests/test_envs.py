@@ -309,7 +309,7 @@ def test_the_video_is_seen_where_the_background_was_and_nowhere_else():
     [
         ({"task": "cheetah_rnu"}, "cheetah_rnu .* cheetah_run"),
         ({"task": "cup_catch"}, "ball_in_cup_catch"),
-        ({"task": ""}, "nearest"),
+        ({"task": ""}, "no task"),
         ({"source": "/nowhere"}, "noise.source=/nowhere"),
         ({"source": "/nowhere", "video_background": False}, "noise.source=/nowhere"),
         ({"camera": 9}, "env.camera=9"),

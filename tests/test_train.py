@@ -135,7 +135,7 @@ def test_evaluating_and_looking_need_the_checkpoint_alone(finished, environment,
     (run_dir / checkpoint.FOLDER / latest.name).symlink_to(latest)
 
     output = run("evaluate.py", f"run_dir={run_dir}", "episodes=2", environment=environment)
-    report = json.loads((run_dir / "evaluation-000002000.json").read_text())
+    report = json.loads((run_dir / "evaluation-000002000-seed1841.json").read_text())
     assert report["env_step"] == 2000 and len(report["returns"]) == 2 and f"{report['return_mean']:.1f}" in output
     assert report["return_low"] <= report["return_mean"] <= report["return_high"]
     run("visualize.py", f"run_dir={run_dir}", "columns=4", environment=environment)

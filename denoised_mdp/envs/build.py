@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 
 from denoised_mdp.envs import video
@@ -14,7 +12,7 @@ from denoised_mdp.envs.render import backend as rendering
 from denoised_mdp.envs.render.backend import Backend
 from denoised_mdp.envs.video import Split
 from denoised_mdp.envs.world import World
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, did_you_mean
 
 ENVIRONMENTS = ("dmc",)
 
@@ -90,6 +88,5 @@ def check(*, task: str, source: str, name: str = "dmc", backend: str = "auto") -
     from denoised_mdp.envs.dmc import TASKS  # dm_control: only once MUJOCO_GL is set
 
     if task not in TASKS:
-        near = difflib.get_close_matches(task, TASKS, n=3, cutoff=0.0)
-        raise UserError(f"env.task={task} is no task of the dm_control suite; the nearest are {', '.join(near)}")
+        raise UserError(f"env.task={task} is no task of the dm_control suite{did_you_mean(task, TASKS)}")
     return chosen

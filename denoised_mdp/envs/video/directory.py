@@ -42,16 +42,15 @@ def find(directory: Path) -> list[Path]:
 
 
 def check(directory: Path) -> None:
-    """Opens every file of every clip.
+    """Reads every image, and the first frame of every video.
 
     Raises:
         UserError: what `find` raises, a file that cannot be read, or video files without PyAV to read them.
     """
     for clip in find(directory):
-        if clip.is_dir():
-            for image in _images(clip):
-                _open(image).close()
-        elif next(_frames(clip, 8), None) is None:
+        frames = _frames(clip, 8)
+        count = sum(1 for _ in frames) if clip.is_dir() else sum(1 for _ in itertools.islice(frames, 1))
+        if not count:
             raise UserError(f"noise.source: {clip} holds no frame")
 
 
