@@ -194,7 +194,8 @@ def test_limits_themselves_are_allowed():
         ["train.batch_length=501", "train.batch_size=2", "policy.start_every=1002", "policy.horizon=2", "model.beta=1"]
     )
     assert made.train.batch_length == 501
-    assert cli.compose(["replay.source=other", "train.prefill=1e6"]).replay.source == "other"  # nothing is collected
+    with pytest.raises(UserError, match=r"train\.prefill"):  # it delays the updates even where nothing is collected
+        cli.compose(["replay.source=other", "train.prefill=1e6"])
     assert cli.compose(["model=xyz", "model.y.belief=0", "model.y.state=0"]).model.z.state > 0
 
 

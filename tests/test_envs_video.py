@@ -156,5 +156,5 @@ def test_videos_without_pyav_say_what_to_install(tmp_path: Path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(ValueError, match=r'pip install "denoised-mdp\[video\]"'):
+    with pytest.raises(ValueError, match=r'pip install "av>=14"'):
         video.check(str(tmp_path))
