@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from denoised_mdp import checkpoint
+from denoised_mdp import checkpoint, cli, loop, run_dir
 from denoised_mdp.logger import read_metrics
 from denoised_mdp.replay import Replay
 
@@ -111,6 +111,38 @@ def test_a_stopped_run_goes_on_exactly(with_signal, finished, environment, tmp_p
         ours, theirs = (Replay.open(folder).episode(episode.id) for folder in (finished, run_dir))
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("updates", [8, 25])
+def test_a_stop_between_updates_goes_on_with_the_rest_of_them(updates, finished, tmp_path, monkeypatch):
+    """In the middle of a block, and after the very last update, before the last evaluation."""
+    config = cli.compose([*SHORT, "replay.memory_mb=1", f"run_dir={tmp_path / 'run'}"])
+    stopped = loop.Run(config)
+    run_dir.claim(config)
+    train_chunk = stopped.agent.train_chunk
+
+    def stop_there(*arguments):
+        state, metrics = train_chunk(*arguments)
+        if int(state.updates) == updates:
+            stopped.stop_signal = "SIGTERM"
+        return state, metrics
+
+    monkeypatch.setattr(stopped.agent, "train_chunk", stop_there)
+    stopped.train()
+    stopped.close()
+    path = checkpoint.latest(tmp_path / "run")
+    assert path is not None and checkpoint.load_progress(path)["updates"] == updates
+    assert not checkpoint.load_progress(path)["finished"]
+
+    loop.train(config)
+    paths = [checkpoint.all_of(folder)[-1] for folder in (finished, tmp_path / "run")]
+    arrays, resumed = (load_file(path / "state.safetensors") for path in paths)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, resumed[name], err_msg=name)
+    evaluations = [
+        [line for line in without_speed(path.parents[1]) if "evaluate/return_mean" in line] for path in paths
+    ]
+    assert evaluations[0] == evaluations[1]
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, environment, tmp_path):
