@@ -14,7 +14,7 @@ from flax import nnx
 
 from denoised_mdp.actor_critic import DynamicsLearner
 from denoised_mdp.config import Config, Policy
-from denoised_mdp.latent import Factor, Latent
+from denoised_mdp.latent import Factor, Latent, zeros
 from denoised_mdp.nets import ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder
 from denoised_mdp.optimizer import Adam
 from denoised_mdp.transition import Transition
@@ -146,14 +146,10 @@ class Agent:
 
     def initial(self, environments: int) -> ActingState:
         """Before an episode."""
-        model = self.config.model
-        zeros = Latent(
-            *(
-                Factor(jnp.zeros((environments, p.belief)), jnp.zeros((environments, p.state)))
-                for p in (model.x, model.y, model.z)
-            )
-        )
-        return ActingState(zeros, jnp.zeros((environments, self.action_size)))
+        x, y, z = self.config.model.x, self.config.model.y, self.config.model.z
+        belief, state = Latent(x.belief, y.belief, z.belief), Latent(x.state, y.state, z.state)
+        latent = zeros(belief, state, (environments,))
+        return ActingState(latent, jnp.zeros((environments, self.action_size)))
 
     def _act(
         self,

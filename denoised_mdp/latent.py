@@ -37,3 +37,9 @@ class Latent(NamedTuple, Generic[T]):
 def features(latent: Latent[Factor]) -> jax.Array:
     """[B, sum of all widths], what the decoder sees."""
     return jnp.concatenate([part.features for part in latent], axis=-1)
+
+
+def zeros(belief: Latent[int], state: Latent[int], batch: tuple[int, ...]) -> Latent[Factor]:
+    """A latent [batch, width] of zeros, of parts of these widths: before the first observation nothing is known."""
+    widths = zip(belief, state, strict=True)
+    return Latent(*(Factor(jnp.zeros((*batch, n)), jnp.zeros((*batch, m))) for n, m in widths))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from denoised_mdp.distributions import Array, Normal
-from denoised_mdp.latent import Factor, Latent
+from denoised_mdp.latent import Factor, Latent, zeros
 from denoised_mdp.nets import GRU, MLP, Linear, gaussian
 
 
@@ -80,12 +80,7 @@ class Transition(nnx.Module):
 
     def initial(self, batch: tuple[int, ...]) -> Latent[Factor]:
         """All zeros [batch, width]: before the first observation nothing is known (as Dreamer)."""
-        return Latent(
-            *(
-                Factor(jnp.zeros((*batch, n)), jnp.zeros((*batch, m)))
-                for n, m in zip(self.belief, self.state, strict=True)
-            )
-        )
+        return zeros(self.belief, self.state, batch)
 
     def noise(self, key: jax.Array, batch: tuple[int, ...]) -> Latent[jax.Array]:
         """Standard normals [batch, S] for each part."""
