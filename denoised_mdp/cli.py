@@ -118,12 +118,19 @@ def compose(overrides: Sequence[str]) -> Config:
         _check(override)
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+            composed = hydra.compose("config", [_forced(text) for text in overrides], return_hydra_config=True)
         return _resolve(composed, composed.hydra)
     except (HydraException, OmegaConfBaseException) as error:
         # The first lines say it, the rest is where Hydra looked and how OmegaConf calls it.
         text = one_line(error).split(" Config search path")[0].split(" object_type=")[0].split(" To append")[0]
         raise UserError(text) from error
+
+
+def _forced(text: str) -> str:
+    """The override, forced where it is of a setting: `parse` says best that the chosen `policy` does not have it."""
+    (override,) = _parsed([text])
+    key = override.key_or_group
+    return f"++{text}" if key in settings.names() and key not in _groups() else text
 
 
 def _resolve(values: DictConfig, hydra_config: Any) -> Config:

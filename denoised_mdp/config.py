@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -100,10 +100,11 @@ class Latents(Settings):
 
 
 class Preset(Settings):
-    """What the group `size` sets apart from other sections: the table that `model.x|y|z` take their widths from."""
+    """What the group `size` sets apart from other sections: tables that `model.x|y|z` and `policy` take values from."""
 
     name: str
     latent: Latents
+    policy: dict[str, dict[str, Any]] = {}  # by learner, checked where they arrive; the files of the first runs lack it
 
 
 class Model(Settings):
@@ -136,23 +137,42 @@ class Model(Settings):
     clip_norm: Positive  # of the gradient, over all parameters
 
 
-class Policy(Settings):
-    """Learning to act on x."""
+class Learner(Settings):
+    """Learning to act on x: what every learner needs."""
 
-    name: Literal["dynamics"]
     actor_widths: Widths
     critic_widths: Widths
     actor_learning_rate: Positive
     critic_learning_rate: Positive
     adam_epsilon: Positive
-    clip_norm: Positive  # of the gradient, of actor and critic apart
     discount: Unit
+    exploration_noise: NotNegative  # standard deviation added to the action while collecting
+    mode_samples: Size  # the evaluation action is the likeliest of so many samples
+
+
+class DynamicsPolicy(Learner):
+    """Back-propagation through the dynamics of x."""
+
+    name: Literal["dynamics"]
+    clip_norm: Positive  # of the gradient, of actor and critic apart
     lambda_: Unit
     horizon: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # imagined agent steps; the last is the bootstrap
     start_every: Size  # imagine from every n-th posterior state; 1 is the paper's
     entropy: NotNegative  # weight of the policy's entropy in the actor's objective; 0 is the paper's
-    exploration_noise: NotNegative  # standard deviation added to the action while collecting
-    mode_samples: Size  # the evaluation action is the likeliest of so many samples
+
+
+class SACPolicy(Learner):
+    """Soft actor-critic on the transitions of x."""
+
+    name: Literal["sac"]
+    clip_norm: Positive | None  # of the gradient, of actor and critics apart; None: no clipping
+    tau: Fraction  # the share of the critics that their targets take over with each update
+    initial_temperature: Positive  # weight of the policy's entropy against reward, before it is learned
+    temperature_learning_rate: Positive
+    target_entropy: Annotated[float, Field(le=0.69)]  # nats per dimension of the action; 0.69, or log 2, is uniform
+
+
+Policy = Annotated[DynamicsPolicy | SACPolicy, Field(discriminator="name")]
 
 
 class Replay(Settings):
@@ -240,7 +260,7 @@ def _misfits(config: Config) -> Iterator[str]:
     if model.beta_free_nats_x is not None and model.beta_free_nats_x > model.beta_x:
         yield f"model.beta_free_nats_x={model.beta_free_nats_x}: must not exceed model.beta_x={model.beta_x}"
     sequences = train.batch_size * train.batch_length
-    if config.policy.start_every > sequences:
+    if config.policy.name == "dynamics" and config.policy.start_every > sequences:
         yield (
             f"policy.start_every={config.policy.start_every}: must not exceed the {sequences} states of a batch "
             f"(train.batch_size x train.batch_length)"
@@ -268,15 +288,19 @@ def _misfits(config: Config) -> Iterator[str]:
 
 
 def names() -> list[str]:
-    """The dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ..."""
-    return list(_names(Config, ""))
+    """The dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ...
+
+    Those of every learner under `policy`, whichever is chosen.
+    """
+    return list(dict.fromkeys(_names(Config, "")))
 
 
 def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in settings.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            yield from _names(field.annotation, f"{prefix}{name}.")
+        for kind in get_args(field.annotation) or (field.annotation,):  # `policy` is of several
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                yield from _names(kind, f"{prefix}{name}.")
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -296,11 +320,20 @@ def explain(error: ValidationError, known: list[str]) -> str:
     lines: list[str] = []
     told = set()
     for found in error.errors():
-        name, kind, value = ".".join(str(part) for part in found["loc"]), found["type"], found.get("input")
-        if kind == "extra_forbidden":
+        place, kind, value = [str(part) for part in found["loc"]], found["type"], found.get("input")
+        chosen = place.pop(1) if place[:1] == ["policy"] and len(place) > 1 else None  # pydantic tells which learner
+        name = ".".join(place)
+        if kind == "extra_forbidden" and name in known:
+            lines.append(f"{name}={value}: is no setting of policy={chosen}")
+        elif kind == "extra_forbidden":
             lines.append(f"{name}: there is no such setting{did_you_mean(name, known)}")
+        elif kind == "union_tag_invalid":
+            told_by = found.get("ctx", {})
+            lines.append(f"{name}.name={told_by.get('tag')}: should be one of {told_by.get('expected_tags')}")
+        elif kind == "union_tag_not_found":
+            lines.append(f"{name}.name: is missing")
         elif kind == "missing":
-            lines.append(f"{name}: is missing")
+            lines.append(f"{name}: is missing" + (f", policy={chosen} sets it" if chosen else ""))
         elif kind == "value_error":
             lines.append(str(found.get("ctx", {}).get("error")))
         elif kind in ("model_type", "dict_type"):
@@ -359,7 +392,7 @@ def is_changeable(name: str) -> bool:
 def _leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in type(settings).model_fields:
         value = getattr(settings, name)
-        if isinstance(value, Preset):  # a table; what is used of it stands in `model`
+        if isinstance(value, Preset):  # tables; what is used of them stands in `model` and `policy`
             continue
         if isinstance(value, Settings):
             yield from _leaves(value, f"{prefix}{name}.")
