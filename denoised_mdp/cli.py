@@ -52,6 +52,7 @@ from denoised_mdp.errors import UserError, did_you_mean, nearest, one_line, user
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 USER_ERROR = 2  # exit code
+TOLD = 8  # choices of a group named in an error; the rest are counted
 NAMED = ("env.task", "noise", "model", "size", "seed")  # what the name of every run tells
 
 
@@ -254,7 +255,9 @@ def _check(override: Override) -> None:
         for value in values:
             if value not in choices and not (key == "experiment" and value is None):
                 by_likeness = list(dict.fromkeys([*nearest(str(value), choices), *choices]))
-                raise UserError(f"{key}={value}: there is no such choice, only {', '.join(by_likeness)}")
+                more = f" and {len(choices) - TOLD} more in configs/{key}" if len(choices) > TOLD else ""
+                told = ", ".join(by_likeness[:TOLD]) + more
+                raise UserError(f"{key}={value}: there is no such choice, only {told}")
     else:
         for name in _named(key, override.value()):
             if name not in names:

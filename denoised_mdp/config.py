@@ -110,7 +110,7 @@ class Preset(Settings):
 class Model(Settings):
     """The world model and its objective, Eq. 4."""
 
-    name: Literal["x", "xy", "xyz"]  # only a label, the widths below decide
+    name: Text  # only a label, the widths below decide
     x: Part
     y: Part
     z: Part
