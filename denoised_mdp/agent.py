@@ -108,13 +108,13 @@ class Agent:
         state = Latent(model.x.state, model.y.state, model.z.state)
         width = sum(belief) + sum(state)
         if model.encoder == "conv":
-            encoder = ConvEncoder(size, model.embedding, rngs)
+            encoder = ConvEncoder(size, model.conv_features, model.embedding, rngs)
         else:
             encoder = PatchEncoder(size, model.patch_channels, model.embedding, rngs)
         if model.decoder == "conv":
-            decoder = ConvDecoder(size, width, model.embedding, rngs)
+            decoder = ConvDecoder(size, width, model.decoder_hidden, model.conv_features, rngs)
         else:
-            decoder = PatchDecoder(size, width, model.embedding, model.patch_channels, rngs)
+            decoder = PatchDecoder(size, width, model.decoder_hidden, model.patch_channels, rngs)
         transition = Transition(
             belief=belief,
             state=state,

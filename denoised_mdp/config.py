@@ -128,7 +128,9 @@ class Model(Settings):
     continue_head: bool  # predict terminations; for worlds that end otherwise than by a time limit
     encoder: Literal["conv", "patch"]
     decoder: Literal["conv", "patch"]
-    embedding: Size  # width of the encoder's output, and of the conv decoder's first layer
+    embedding: Size  # width of the encoder's output
+    decoder_hidden: Size  # width of the decoder's first layer
+    conv_features: Size  # of the conv encoder's first layer; those of the others are multiples of it
     patch_channels: Annotated[list[Size], Field(min_length=3, max_length=3)]  # of the patch encoder and decoder alone
     reward_widths: Widths
     min_stddev: Positive  # of all latent Gaussians

@@ -24,6 +24,9 @@ METRICS = {
     "model/kl_x": "KL(q(x)||p(x)), in nats, before free nats and weights: the information in x",
     "model/kl_y": "likewise of y; 0 if there is no y",
     "model/kl_z": "likewise of z; 0 if there is no z",
+    "model/kl_x_loss": "KL of x with its free nats, in nats, before alpha and beta: what the loss counts",
+    "model/kl_y_loss": "likewise of y",
+    "model/kl_z_loss": "likewise of z",
     "model/grad_norm": "norm of the world model's gradient, before clipping",
     "policy/actor_loss": "what the actor minimises. dynamics: minus the mean discounted lambda-return of imagined "
     "states, less policy.entropy x entropy. sac: mean of temperature x log pi(a|x) - Q(x,a) over replayed states",
