@@ -68,12 +68,16 @@ class Render(Settings):
 
 
 class Noise(Settings):
-    """What distracts the agent. The parts are independent switches."""
+    """What distracts the agent. The parts are switches; only the sensor needs another one, the video it is read off."""
 
     video_background: bool
     source: Text  # pink | leaves | a directory of videos or of image folders
     clip_frames: Size  # frames that each environment loads once, then shows in a circle
     on_reset: Literal["continue", "random"]  # where the video goes on in a new episode
+    noisy_sensor: bool  # the video falsifies a sensor that the reward depends on: cheetah, walker and reacher only
+    noisy_sensor_strength: Positive
+    camera_jitter: bool  # the whole picture moves on a smooth random walk
+    camera_jitter_strength: Positive
 
 
 class Part(Settings):

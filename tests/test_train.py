@@ -185,6 +185,15 @@ def test_a_run_can_learn_from_another_run_s_replay(finished, environment, tmp_pa
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (finished / "replay").iterdir()) == before
 
 
+def test_another_world_s_replay_is_refused(finished, environment, tmp_path):
+    arguments = [*SHORT, "noise.camera_jitter=true", f"replay.source={finished}", f"run_dir={tmp_path / 'run'}"]
+    process = start("train.py", *arguments, environment=environment)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert errors.startswith("error: replay.source=") and "noise.camera_jitter: False -> True" in errors
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
