@@ -165,6 +165,7 @@ class Replay(Settings):
     capacity: Size  # agent steps kept on disk; the oldest whole episodes go first
     memory_mb: Size  # bound on the batches held in memory at a time
     source: Text | None  # train on this other run's replay, without collecting
+    factors: bool  # keep the ground truth of every step (joints, targets, all noise) beside its frame
     include_running: bool  # sample from episodes that are still going on
 
 

@@ -19,6 +19,7 @@ from denoised_mdp.envs.noise.smooth_walk import SmoothWalk
 from denoised_mdp.envs.noise.video_background import VideoBackground
 from denoised_mdp.envs.render import backend
 from denoised_mdp.envs.video import Clip
+from denoised_mdp.replay import Replay
 
 backend.choose("ray")  # before dm_control is imported, hence the late imports
 
@@ -147,6 +148,25 @@ def test_the_kinds_are_those_of_the_papers_table_2():
     }
     for factor in ("video_clip", "video_frame", "camera_offset"):
         assert with_jitter.factor_kinds[factor] == "neither"
+
+
+def test_the_ground_truth_is_stored_when_asked_for(tmp_path):
+    env = variant("all", task="reacher_easy")
+    shapes = {"observation_shape": env.observation_shape, "action_size": env.action_size}
+    replay = Replay(tmp_path, capacity=100, factors=env.factor_specs, **shapes)
+    rng, steps = np.random.default_rng(0), [env.reset()]
+    replay.add(steps[0])
+    for _ in range(3):
+        action = rng.uniform(-1, 1, 2)
+        steps.append(env.step(action))
+        replay.add(steps[-1], action)
+    stored = replay.episode(0)
+    assert set(replay.factor_names) == set(env.factor_kinds)
+    assert {"position", "velocity", "target", "video_frame", "video_clip", "sensor_noise", "camera_offset"} == set(
+        replay.factor_names
+    )
+    for name in replay.factor_names:
+        np.testing.assert_array_equal(stored[f"factors/{name}"], [step.info["factors"][name] for step in steps])
 
 
 # The noisy sensor

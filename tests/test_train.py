@@ -28,6 +28,7 @@ SHORT = [
     "evaluate.every=2000",
     "evaluate.video_every=2000",
     "checkpoint.keep=100",
+    "replay.factors=true",
 ]
 
 
@@ -71,7 +72,9 @@ def test_a_run_leaves_everything_it_should(finished):
     assert {path.suffix for path in (finished / "videos").iterdir()} == {".png", ".mp4"}
     # Blocks of 5 updates at 1000 (the end of the prefill), 1250, ..., 2000.
     assert checkpoint.load_progress(latest)["updates"] == 25
-    assert Replay.open(finished).num_episodes == 2
+    replay = Replay.open(finished)
+    assert replay.num_episodes == 2
+    assert {"factors/position", "factors/video_frame"} <= replay.episode(0).keys()
 
 
 def test_the_same_command_on_a_finished_run_says_so(finished, environment):
