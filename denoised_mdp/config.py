@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,8 +20,6 @@ from denoised_mdp.errors import UserError, did_you_mean, one_line
 # What may change when a run goes on from its checkpoint; the rest would make it another run. A name stands for all
 # below it. `train.env_steps` extends a run; the others say where to look and what to keep, and teach nothing.
 CHANGEABLE = ("run_dir", "train.env_steps", "evaluate.video_every", "checkpoint", "logger", "replay.memory_mb")
-
-EPISODE_FRAMES = 1000  # of every dm_control suite task, but lqr, which never ends
 
 
 def _whole(value: Any) -> Any:
@@ -50,14 +48,39 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Env(Settings):
-    """The world: which task, how it is seen, how often it is acted in."""
+class DeepMindControl(Settings):
+    """The dm_control suite."""
 
     name: Literal["dmc"]
-    task: Text  # a domain_task of the dm_control suite
+    task: Text  # domain_task
     image_size: Literal[64, 96]  # pixels, height and width
     action_repeat: Size  # simulator frames per agent step; rewards are summed over them
     camera: Count
+
+    @property
+    def episode_frames(self) -> int:
+        """Of every task but lqr, which never ends and is cut there."""
+        return 1000
+
+
+class Sunlight(Settings):
+    """A small world whose right factorisation is known."""
+
+    name: Literal["sunlight"]
+    task: Literal["sunlight"]
+    image_size: Literal[64]
+    action_repeat: Size
+    episode_frames: Size  # steps of the world
+    curtain: Unit  # how strongly each factor is drawn: 1 in full contrast, with 0 it does not exist
+    bird: Unit
+    weather: Unit
+    plane: Unit
+    curtain_reward: NotNegative  # per frame, for an open curtain
+    weather_reward: NotNegative  # per frame, for a clear sky
+    pixel_noise: NotNegative  # standard deviation, in grey levels
+
+
+Env = Annotated[DeepMindControl | Sunlight, Field(discriminator="name")]  # the world, by its name
 
 
 class Render(Settings):
@@ -262,10 +285,10 @@ def _misfits(config: Config) -> Iterator[str]:
             f"train.every={train.every}: must be at least env.action_repeat={config.env.action_repeat}, "
             "the frames of one agent step"
         )
-    if config.env.name == "dmc" and config.env.action_repeat > EPISODE_FRAMES:
-        yield f"env.action_repeat={config.env.action_repeat}: an episode has {EPISODE_FRAMES} frames"
-    rows = -(-EPISODE_FRAMES // config.env.action_repeat) + 1  # the reset is a row too
-    if config.env.name == "dmc" and train.batch_length > rows:
+    if config.env.action_repeat > config.env.episode_frames:
+        yield f"env.action_repeat={config.env.action_repeat}: an episode has {config.env.episode_frames} frames"
+    rows = -(-config.env.episode_frames // config.env.action_repeat) + 1  # the reset is a row too
+    if train.batch_length > rows:
         yield (
             f"train.batch_length={train.batch_length}: must not exceed an episode, {rows} steps with "
             f"env.action_repeat={config.env.action_repeat}"
@@ -274,14 +297,15 @@ def _misfits(config: Config) -> Iterator[str]:
 
 def names() -> list[str]:
     """The dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ..."""
-    return list(_names(Config, ""))
+    return list(dict.fromkeys(_names(Config, "")))
 
 
 def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in settings.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            yield from _names(field.annotation, f"{prefix}{name}.")
+        for kind in get_args(field.annotation) or [field.annotation]:
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                yield from _names(kind, f"{prefix}{name}.")
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -301,8 +325,16 @@ def explain(error: ValidationError, known: list[str]) -> str:
     lines: list[str] = []
     told = set()
     for found in error.errors():
-        name, kind, value = ".".join(str(part) for part in found["loc"]), found["type"], found.get("input")
-        if kind == "extra_forbidden":
+        place = [str(part) for part in found["loc"]]
+        if place[0:1] == ["env"]:
+            del place[1:2]  # which of the worlds
+        name, kind, value = ".".join(place), found["type"], found.get("input")
+        if kind == "union_tag_invalid":
+            context = found.get("ctx", {})
+            lines.append(f"{name}.name={context['tag']}: should be {context['expected_tags']}")
+        elif kind == "union_tag_not_found":
+            lines.append(f"{name}.name: is missing")
+        elif kind == "extra_forbidden":
             lines.append(f"{name}: there is no such setting{did_you_mean(name, known)}")
         elif kind == "missing":
             lines.append(f"{name}: is missing")
@@ -346,9 +378,9 @@ def differences(old: Config, new: Config) -> list[str]:
     """What makes `new` another run than `old`: ["model.beta: 0.25 -> 1.0", ...]. What is CHANGEABLE does not."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return [
-        f"{name}: {_plain(before[name])} -> {_plain(after[name])}"
-        for name in before
-        if before[name] != after[name] and not is_changeable(name)
+        f"{name}: {_plain(before.get(name))} -> {_plain(after.get(name))}"
+        for name in before | after  # each world has settings of its own
+        if before.get(name) != after.get(name) and not is_changeable(name)
     ]
 
 

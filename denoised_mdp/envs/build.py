@@ -10,21 +10,21 @@ import numpy as np
 from denoised_mdp.envs import video
 from denoised_mdp.envs.env import Env
 from denoised_mdp.envs.noise.camera_jitter import CameraJitter
-from denoised_mdp.envs.noise.noisy_sensor import NoisySensor
+from denoised_mdp.envs.noise.noisy_sensor import NoisySensor, Sensor
 from denoised_mdp.envs.noise.video_background import VideoBackground
 from denoised_mdp.envs.render import backend as rendering
-from denoised_mdp.envs.render.backend import Backend
+from denoised_mdp.envs.sunlight import Sunlight
 from denoised_mdp.envs.video import Split
 from denoised_mdp.envs.world import World
 from denoised_mdp.errors import UserError, did_you_mean
 
-ENVIRONMENTS = ("dmc",)
+ENVIRONMENTS = ("dmc", "sunlight")
 NO_NOISE = {"video_background": False, "noisy_sensor": False, "camera_jitter": False, "source": "pink"}
 
+Settings = Mapping[str, Any]
 
-def make(
-    *, env: Mapping[str, Any], render: Mapping[str, Any], noise: Mapping[str, Any], seed: int, split: Split
-) -> Env:
+
+def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: Split) -> Env:
     """An environment: a world, and around it the parts of noise that are switched on.
 
     Args:
@@ -35,60 +35,72 @@ def make(
     Raises:
         UserError: what `check` raises, or a camera that is not there.
     """
-    chosen = check(env=env, render=render, noise=noise)
-    if render["backend"] == "auto":
-        rendering.announce(chosen)
-    from denoised_mdp.envs.dmc import TASKS, DeepMindControl  # dm_control: only once MUJOCO_GL is set
-
+    check(env=env, render=render, noise=noise)
     root = np.random.SeedSequence((seed, video.SPLITS.index(split)))
     world_seed, clip_seed, pointer_seed, camera_seed = root.spawn(4)
-    suite_world = DeepMindControl(
-        *TASKS[env["task"]],
-        seed=int(world_seed.generate_state(1)[0]),
-        backend=chosen,
-        quality=render["quality"],
-        camera=env["camera"],
-        image_size=env["image_size"],
-        background=noise["video_background"],
-    )
-    world: World = suite_world
+    size = env["image_size"]
+    world = inside = _world(env, render, background=noise["video_background"], seed=world_seed)
     if noise["video_background"]:
-        clip = video.load(
-            noise["source"], seed=clip_seed, split=split, count=noise["clip_frames"], size=env["image_size"]
-        )
-        world = background = VideoBackground(
-            world, clip, on_reset=noise["on_reset"], rng=np.random.default_rng(pointer_seed)
-        )
+        clip = video.load(noise["source"], seed=clip_seed, split=split, count=noise["clip_frames"], size=size)
+        rng = np.random.default_rng(pointer_seed)
+        world = background = VideoBackground(world, clip, on_reset=noise["on_reset"], rng=rng)
         if noise["noisy_sensor"]:
-            world = NoisySensor(background, suite_world, strength=noise["noisy_sensor_strength"])
+            assert isinstance(inside, Sensor)
+            world = NoisySensor(background, inside, strength=noise["noisy_sensor_strength"])
     if noise["camera_jitter"]:
-        world = CameraJitter(
-            world,
-            strength=noise["camera_jitter_strength"],
-            image_size=env["image_size"],
-            rng=np.random.default_rng(camera_seed),
-        )
-    return Env(world, image_size=env["image_size"], action_repeat=env["action_repeat"])
+        rng = np.random.default_rng(camera_seed)
+        world = CameraJitter(world, strength=noise["camera_jitter_strength"], image_size=size, rng=rng)
+    return Env(world, image_size=size, action_repeat=env["action_repeat"])
 
 
-def check(*, env: Mapping[str, Any], render: Mapping[str, Any], noise: Mapping[str, Any]) -> Backend:
-    """Finds out, before anything is made, what a user may have got wrong. Returns the rendering backend to use.
+def check(*, env: Settings, render: Settings, noise: Settings) -> None:
+    """Finds out, before anything is made, what a user may have got wrong.
 
     Raises:
         UserError: an unknown environment or task (with the nearest names), a rendering backend that does not work, a
-            video source that cannot be read, or a part of noise that the task cannot have.
+            video source that cannot be read, or a part of noise that the world cannot have.
     """
-    if env["name"] not in ENVIRONMENTS:
-        raise UserError(f"env.name={env['name']} is none of {', '.join(ENVIRONMENTS)}")
+    name = env["name"]
+    if name not in ENVIRONMENTS:
+        raise UserError(f"env.name={name} is none of {', '.join(ENVIRONMENTS)}")
     video.check(noise["source"])
-    chosen = rendering.choose(render["backend"])
-    from denoised_mdp.envs.dmc import SENSORS, TASKS  # dm_control: only once MUJOCO_GL is set
-
-    task = env["task"]
-    if task not in TASKS:
-        raise UserError(f"env.task={task} is no task of the dm_control suite{did_you_mean(task, TASKS)}")
     if noise["noisy_sensor"] and not noise["video_background"]:
         raise UserError("noise.noisy_sensor=true needs noise.video_background=true: the noise is read off the video")
-    if noise["noisy_sensor"] and TASKS[task][0] not in SENSORS:
+    if name == "dmc":
+        _check_dmc(env["task"], render["backend"], noisy_sensor=noise["noisy_sensor"])
+    elif noise["video_background"]:
+        raise UserError(f"noise.video_background=true is for env=dmc: env.name={name} has no background to replace")
+
+
+def _check_dmc(task: str, backend: str, *, noisy_sensor: bool) -> None:
+    rendering.choose(backend)
+    from denoised_mdp.envs.dmc import SENSORS, TASKS  # dm_control: only once MUJOCO_GL is set
+
+    if task not in TASKS:
+        raise UserError(f"env.task={task} is no task of the dm_control suite{did_you_mean(task, TASKS)}")
+    if noisy_sensor and TASKS[task][0] not in SENSORS:
         raise UserError(f"noise.noisy_sensor=true is for the tasks of {', '.join(SENSORS)}, not for env.task={task}")
-    return chosen
+
+
+def _world(env: Settings, render: Settings, *, background: bool, seed: np.random.SeedSequence) -> World:
+    if env["name"] == "dmc":
+        return _dmc(env, render, background=background, seed=seed)
+    own = ("curtain", "bird", "weather", "plane", "curtain_reward", "weather_reward", "pixel_noise", "episode_frames")
+    return Sunlight(**{name: env[name] for name in own}, seed=seed)
+
+
+def _dmc(env: Settings, render: Settings, *, background: bool, seed: np.random.SeedSequence) -> World:
+    backend = rendering.choose(render["backend"])
+    if render["backend"] == "auto":
+        rendering.announce(backend)
+    from denoised_mdp.envs.dmc import TASKS, DeepMindControl  # dm_control: only once MUJOCO_GL is set
+
+    return DeepMindControl(
+        *TASKS[env["task"]],
+        seed=int(seed.generate_state(1)[0]),
+        backend=backend,
+        quality=render["quality"],
+        camera=env["camera"],
+        image_size=env["image_size"],
+        background=background,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import dm_env
 import numpy as np
@@ -12,6 +12,7 @@ from denoised_mdp.envs.noise.video_background import VideoBackground
 from denoised_mdp.envs.world import Layer
 
 
+@runtime_checkable
 class Sensor(Protocol):
     """The world inside, as far as its reward reads a sensor that can be falsified."""
 
