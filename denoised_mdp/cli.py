@@ -53,7 +53,7 @@ from denoised_mdp.errors import UserError, did_you_mean, nearest, one_line, user
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 USER_ERROR = 2  # exit code
 TOLD = 8  # choices of a group named in an error; the rest are counted
-NAMED = ("env.task", "noise", "model", "size", "seed")  # what the name of every run tells
+NAMED = ("env", "env.task", "noise", "model", "size", "seed")  # what the name of every run tells
 
 
 class _Told(Exception):

@@ -21,8 +21,6 @@ from denoised_mdp.errors import UserError, did_you_mean, one_line
 # below it. `train.env_steps` extends a run; the others say where to look and what to keep, and teach nothing.
 CHANGEABLE = ("run_dir", "train.env_steps", "evaluate.video_every", "checkpoint", "logger", "replay.memory_mb")
 
-EPISODE_FRAMES = 1000  # of every dm_control suite task, but lqr, which never ends
-
 
 def _whole(value: Any) -> Any:
     """1e6 is a float in YAML and on the command line, and a good way to write a million."""
@@ -50,14 +48,39 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Env(Settings):
-    """The world: which task, how it is seen, how often it is acted in."""
+class DeepMindControl(Settings):
+    """The dm_control suite."""
 
     name: Literal["dmc"]
-    task: Text  # a domain_task of the dm_control suite
+    task: Text  # domain_task
     image_size: Literal[64, 96]  # pixels, height and width
     action_repeat: Size  # simulator frames per agent step; rewards are summed over them
     camera: Count
+
+    @property
+    def episode_frames(self) -> int:
+        """Of every task but lqr, which never ends and is cut there."""
+        return 1000
+
+
+class Sunlight(Settings):
+    """A small world whose right factorisation is known."""
+
+    name: Literal["sunlight"]
+    task: Literal["sunlight"]
+    image_size: Literal[64]
+    action_repeat: Size
+    episode_frames: Size  # steps of the world
+    curtain: Unit  # how strongly each factor is drawn: 1 in full contrast, with 0 it does not exist
+    bird: Unit
+    weather: Unit
+    plane: Unit
+    curtain_reward: NotNegative  # per frame, for an open curtain
+    weather_reward: NotNegative  # per frame, for a clear sky
+    pixel_noise: NotNegative  # standard deviation, in grey levels
+
+
+Env = Annotated[DeepMindControl | Sunlight, Field(discriminator="name")]  # the world, by its name
 
 
 class Render(Settings):
@@ -68,12 +91,16 @@ class Render(Settings):
 
 
 class Noise(Settings):
-    """What distracts the agent. The parts are independent switches."""
+    """What distracts the agent. The parts are switches; only the sensor needs another one, the video it is read off."""
 
     video_background: bool
     source: Text  # pink | leaves | a directory of videos or of image folders
     clip_frames: Size  # frames that each environment loads once, then shows in a circle
     on_reset: Literal["continue", "random"]  # where the video goes on in a new episode
+    noisy_sensor: bool  # the video falsifies a sensor that the reward depends on: cheetah, walker and reacher only
+    noisy_sensor_strength: Positive
+    camera_jitter: bool  # the whole picture moves on a smooth random walk
+    camera_jitter_strength: Positive
 
 
 class Part(Settings):
@@ -183,6 +210,7 @@ class Replay(Settings):
     capacity: Size  # agent steps kept on disk; the oldest whole episodes go first
     memory_mb: Size  # bound on the batches held in memory at a time
     source: Text | None  # train on this other run's replay, without collecting
+    factors: bool  # keep the ground truth of every step (joints, targets, all noise) beside its frame
     include_running: bool  # sample from episodes that are still going on
 
 
@@ -279,10 +307,10 @@ def _misfits(config: Config) -> Iterator[str]:
             f"train.every={train.every}: must be at least env.action_repeat={config.env.action_repeat}, "
             "the frames of one agent step"
         )
-    if config.env.name == "dmc" and config.env.action_repeat > EPISODE_FRAMES:
-        yield f"env.action_repeat={config.env.action_repeat}: an episode has {EPISODE_FRAMES} frames"
-    rows = -(-EPISODE_FRAMES // config.env.action_repeat) + 1  # the reset is a row too
-    if config.env.name == "dmc" and train.batch_length > rows:
+    if config.env.action_repeat > config.env.episode_frames:
+        yield f"env.action_repeat={config.env.action_repeat}: an episode has {config.env.episode_frames} frames"
+    rows = -(-config.env.episode_frames // config.env.action_repeat) + 1  # the reset is a row too
+    if train.batch_length > rows:
         yield (
             f"train.batch_length={train.batch_length}: must not exceed an episode, {rows} steps with "
             f"env.action_repeat={config.env.action_repeat}"
@@ -292,7 +320,7 @@ def _misfits(config: Config) -> Iterator[str]:
 def names() -> list[str]:
     """The dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ...
 
-    Those of every learner under `policy`, whichever is chosen.
+    Those of every world under `env` and of every learner under `policy`, whichever is chosen.
     """
     return list(dict.fromkeys(_names(Config, "")))
 
@@ -300,7 +328,7 @@ def names() -> list[str]:
 def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in settings.model_fields.items():
         yield prefix + name
-        for kind in get_args(field.annotation) or (field.annotation,):  # `policy` is of several
+        for kind in get_args(field.annotation) or (field.annotation,):  # `env` and `policy` are of several
             if isinstance(kind, type) and issubclass(kind, Settings):
                 yield from _names(kind, f"{prefix}{name}.")
 
@@ -323,10 +351,12 @@ def explain(error: ValidationError, known: list[str]) -> str:
     told = set()
     for found in error.errors():
         place, kind, value = [str(part) for part in found["loc"]], found["type"], found.get("input")
-        chosen = place.pop(1) if place[:1] == ["policy"] and len(place) > 1 else None  # pydantic tells which learner
+        chosen = None
+        if len(place) > 1 and place[0] in ("env", "policy"):  # pydantic tells which of them
+            chosen = f"{place[0]}={place.pop(1)}"
         name = ".".join(place)
         if kind == "extra_forbidden" and name in known:
-            lines.append(f"{name}={value}: is no setting of policy={chosen}")
+            lines.append(f"{name}={value}: is no setting of {chosen}")
         elif kind == "extra_forbidden":
             lines.append(f"{name}: there is no such setting{did_you_mean(name, known)}")
         elif kind == "union_tag_invalid":
@@ -335,7 +365,7 @@ def explain(error: ValidationError, known: list[str]) -> str:
         elif kind == "union_tag_not_found":
             lines.append(f"{name}.name: is missing")
         elif kind == "missing":
-            lines.append(f"{name}: is missing" + (f", policy={chosen} sets it" if chosen else ""))
+            lines.append(f"{name}: is missing" + (f", {chosen} sets it" if chosen else ""))
         elif kind == "value_error":
             lines.append(str(found.get("ctx", {}).get("error")))
         elif kind in ("model_type", "dict_type"):
@@ -376,9 +406,9 @@ def differences(old: Config, new: Config) -> list[str]:
     """What makes `new` another run than `old`: ["model.beta: 0.25 -> 1.0", ...]. What is CHANGEABLE does not."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return [
-        f"{name}: {_plain(before[name])} -> {_plain(after[name])}"
-        for name in before
-        if before[name] != after[name] and not is_changeable(name)
+        f"{name}: {_plain(before.get(name))} -> {_plain(after.get(name))}"
+        for name in before | after  # each world has settings of its own
+        if before.get(name) != after.get(name) and not is_changeable(name)
     ]
 
 

@@ -19,19 +19,10 @@ from denoised_mdp.envs import Env, make
 
 def make_env(config: Config, *, seed: int, split: Literal["train", "eval"]) -> Env:
     """One environment of a configuration. `split` decides whose videos it shows."""
-    env, render, noise = config.env, config.render, config.noise
     return make(
-        name=env.name,
-        task=env.task,
-        image_size=env.image_size,
-        action_repeat=env.action_repeat,
-        camera=env.camera,
-        backend=render.backend,
-        quality=render.quality,
-        video_background=noise.video_background,
-        source=noise.source,
-        clip_frames=noise.clip_frames,
-        on_reset=noise.on_reset,
+        env=config.env.model_dump(),
+        render=config.render.model_dump(),
+        noise=config.noise.model_dump(),
         seed=seed,
         split=split,
     )

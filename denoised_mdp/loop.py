@@ -128,7 +128,11 @@ class Run:
                 )
             return source
         return Replay(
-            self.folder / "replay", capacity=replay.capacity, include_running=replay.include_running, **shapes
+            self.folder / "replay",
+            capacity=replay.capacity,
+            factors=self.env.factor_specs if replay.factors else None,
+            include_running=replay.include_running,
+            **shapes,
         )
 
     def _due(self, every: int, *, since: int) -> bool:

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 
 from denoised_mdp import run_dir
+from denoised_mdp.config import Config
 from denoised_mdp.errors import UserError
 from denoised_mdp.logger import read_metrics
 
@@ -90,10 +91,16 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None, path: Pat
     return summary
 
 
-def _method(config: Any) -> str:
+def _method(config: Config) -> str:
     learner = "" if config.policy.name == "dynamics" else f", policy={config.policy.name}"
     return LABELS.get(config.model.name, config.model.name) + learner
 
 
-def _noise(config: Any) -> str:
-    return f"video background ({Path(config.noise.source).name})" if config.noise.video_background else "no noise"
+def _noise(config: Config) -> str:
+    noise = config.noise
+    parts = {
+        f"video background ({Path(noise.source).name})": noise.video_background,
+        "noisy sensor": noise.noisy_sensor,
+        "camera jitter": noise.camera_jitter,
+    }
+    return ", ".join(part for part, there in parts.items() if there) or "no noise"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from denoised_mdp import cli, run_dir
+from denoised_mdp import config as settings
 from denoised_mdp.config import Config
 from denoised_mdp.errors import UserError
 
@@ -14,7 +15,7 @@ def check(config: Config) -> None:
     from denoised_mdp import envs
     from denoised_mdp.replay import Replay
 
-    envs.check(name=config.env.name, task=config.env.task, backend=config.render.backend, source=config.noise.source)
+    envs.check(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
     if config.replay.source is not None:
         Replay.open(config.replay.source)
         check_same_world(config, Path(config.replay.source))
@@ -25,20 +26,9 @@ def check_same_world(config: Config, source: Path) -> None:
     folder = source if (source / run_dir.CONFIG).exists() else source.parent
     if not (folder / run_dir.CONFIG).exists():
         return
-    other = run_dir.load(folder)
-    found = [f"{n}: {a} -> {b}" for n, a, b in _world_differences(other, config) if a != b]
+    found = [d for d in settings.differences(run_dir.load(folder), config) if d.startswith(("env.", "noise."))]
     if found:
         raise UserError(f"replay.source={source} is of another world ({', '.join(found)})")
-
-
-def _world_differences(old: Config, new: Config) -> list[tuple[str, object, object]]:
-    names = ["env.task", "env.image_size", "env.action_repeat", "env.camera", "noise.video_background", "noise.source"]
-
-    def value(config: Config, name: str) -> object:
-        section, key = name.split(".")
-        return getattr(getattr(config, section), key)
-
-    return [(name, value(old, name), value(new, name)) for name in names]
 
 
 def main(config: Config) -> None:

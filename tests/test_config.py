@@ -106,6 +106,18 @@ def test_paper_is_the_papers():
     assert (xy.evaluate.every, xy.evaluate.episodes, xy.evaluate.video_every) == (10_000, 10, 20_000)
 
 
+def test_the_four_variants_and_parts_of_noise_by_themselves():
+    def parts(*overrides: str) -> tuple[bool, bool, bool]:
+        noise = cli.compose(overrides).noise
+        return noise.video_background, noise.noisy_sensor, noise.camera_jitter
+
+    assert parts("noise=none") == (False, False, False)
+    assert parts("noise=video_background", "noise.source=leaves") == (True, False, False)
+    assert parts("noise=video_background_noisy_sensor") == (True, True, False)
+    assert parts("noise=video_background_camera_jitter") == (True, False, True)
+    assert parts("noise.camera_jitter=true") == (False, False, True)
+
+
 def test_beta_reaches_y_and_z_unless_they_are_given():
     made = cli.compose(["model=xyz", "model.beta=0.125", "model.beta_z=0.5"]).model
     assert (made.beta_x, made.beta_y, made.beta_z) == (1, 0.125, 0.5)
@@ -154,7 +166,7 @@ def test_run_names():
         (["model.bta=1"], r"model.bta=1: there is no such setting; did you mean model.beta\b"),
         (["beta=1"], r"did you mean model.beta\b"),
         (["nosie=none"], "nosie=none: there is no such setting; did you mean noise"),
-        (["noise=vidoe"], "noise=vidoe: there is no such choice, only video_background, none"),
+        (["noise=vidoe"], "noise=vidoe: there is no such choice, only video_background, .*, none"),
         (["size=null"], "size=None: there is no such choice"),
         (["experiment=quick"], r"there is no such choice, only quickstart, .* and \d+ more in configs/experiment$"),
         (["model.beta=3"], "model.beta=3: should be less than or equal to 1$"),

@@ -4,68 +4,15 @@ import json
 import subprocess
 import sys
 import warnings
-from typing import Any
 
 import gymnasium.utils.env_checker
 import numpy as np
 import pytest
+from environments import build, play, same, shorten
 
 from denoised_mdp import envs
-from denoised_mdp.envs import Env, Step, make
+from denoised_mdp.envs import Env, Step
 from denoised_mdp.envs.gymnasium_adapter import GymnasiumEnv
-from denoised_mdp.envs.noise.video_background import VideoBackground
-from denoised_mdp.envs.video import Clip
-
-SETTINGS: dict[str, Any] = {
-    "name": "dmc",
-    "task": "cheetah_run",
-    "image_size": 64,
-    "action_repeat": 2,
-    "camera": 0,
-    "backend": "ray",
-    "quality": "fast",
-    "video_background": True,
-    "source": "pink",
-    "clip_frames": 50,
-    "on_reset": "continue",
-    "seed": 1,
-    "split": "train",
-}
-
-
-def build(**changes: Any) -> Env:
-    return make(**(SETTINGS | changes))
-
-
-def play(env: Env, steps: int, seed: int = 0) -> list[Step]:
-    """Random actions from a reset on; resets wherever an episode ends."""
-    rng = np.random.default_rng(seed)
-    step = env.reset()
-    found = [step]
-    for _ in range(steps):
-        step = env.reset() if step.is_last else env.step(rng.uniform(-1, 1, env.action_size))
-        found.append(step)
-    return found
-
-
-def same(a: Step | None, b: Step | None) -> bool:
-    assert a is not None and b is not None
-    factors = a.info["factors"], b.info["factors"]
-    return (
-        (a.observation == b.observation).all()
-        and a[1:5] == b[1:5]
-        and factors[0].keys() == factors[1].keys()
-        and all((factors[0][name] == factors[1][name]).all() for name in factors[0])
-    )
-
-
-def shorten(env: Env, frames: int) -> Env:
-    """The same environment with shorter episodes, so that their ends are cheap to reach."""
-    world = env._world
-    while not hasattr(world, "_env"):
-        world = world._world  # type: ignore[attr-defined]
-    world._env._step_limit = frames  # type: ignore[attr-defined]
-    return env
 
 
 def test_a_step_is_what_it_says():
@@ -156,15 +103,6 @@ def test_evaluation_has_other_episodes_and_videos_under_the_same_seed():
     assert not (train["position"] == test["position"]).all()
 
 
-def test_noise_leaves_physics_and_reward_alone():
-    clean, noisy = (play(build(video_background=noise), 10) for noise in (False, True))
-    for a, b in zip(clean, noisy, strict=True):
-        assert a.reward == b.reward
-        for name in ("position", "velocity"):
-            np.testing.assert_array_equal(a.info["factors"][name], b.info["factors"][name])
-    assert not (clean[-1].observation == noisy[-1].observation).all()
-
-
 def test_rendering_leaves_physics_alone():
     """The ray caster puts its own bounding volumes into the model for the time of a cast."""
     rendered, not_rendered = (build(task="humanoid_run", video_background=False) for _ in range(2))
@@ -186,13 +124,14 @@ def test_the_target_of_reacher_is_a_factor():
     env = build(task="reacher_easy")
     targets = {tuple(env.reset().info["factors"]["target"]) for _ in range(3)}
     assert len(targets) == 3
-    assert env.factor_kinds["target"] == "rewarded"
+    assert env.factor_kinds["target"] == "controlled_rewarded"  # signal: the reward is no sum with its part in it
 
 
 @pytest.mark.parametrize("on_reset", ["continue", "random"])
 @pytest.mark.parametrize("stop", [0, 3, 10, 13])  # at a reset, in the first episode, at its end, in the second
 def test_a_restored_environment_goes_on_exactly(on_reset, stop):
-    env = shorten(build(on_reset=on_reset), 20)
+    noise = {"on_reset": on_reset, "noisy_sensor": True, "camera_jitter": True}
+    env = shorten(build(**noise), 20)
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (40, 6)).astype(np.float32)
 
@@ -207,7 +146,7 @@ def test_a_restored_environment_goes_on_exactly(on_reset, stop):
     first = env.reset()
     steps = [first, *go_on(env, first, actions[:stop])]
     state = json.loads(json.dumps(env.state()))
-    copy = shorten(build(on_reset=on_reset), 20)
+    copy = shorten(build(**noise), 20)
     current = copy.restore(state)
     assert same(current, steps[-1]) and current is not None
     assert all(map(same, go_on(copy, current, actions[stop:]), go_on(env, steps[-1], actions[stop:])))
@@ -233,77 +172,6 @@ def test_nothing_is_restored_before_the_first_reset():
     assert same(copy.reset(), env.reset())
 
 
-class Counter:
-    """A World of episodes of `length` control steps with a black picture, all of it background."""
-
-    episode_frames = 4
-    factor_kinds: dict = {}  # noqa: RUF012
-
-    def __init__(self):
-        self.t = 0
-
-    def reset(self):
-        import dm_env
-
-        self.t = 0
-        return dm_env.restart(None)
-
-    def step(self, action):
-        import dm_env
-
-        self.t += 1
-        return dm_env.termination(0.0, None) if self.t == self.episode_frames else dm_env.transition(0.0, None)
-
-    def render(self):
-        return envs.Picture(np.zeros((2, 2, 3), np.uint8), np.array([[True, False], [True, True]]))
-
-    def factors(self):
-        return {}
-
-
-def video(on_reset: str, length: int = 7) -> VideoBackground:
-    frames = np.broadcast_to(np.arange(1, length + 1, dtype=np.uint8)[:, None, None], (length, 2, 2))
-    clip = Clip(frames, np.arange(length) // 4)
-    return VideoBackground(Counter(), clip, on_reset=on_reset, rng=np.random.default_rng(3))  # type: ignore[arg-type]
-
-
-def test_the_video_goes_on_with_every_control_step_but_an_episodes_last():
-    world = video("continue")
-    start = int(world.factors()["video_frame"])
-    shown = []
-    for _ in range(3):
-        world.reset()
-        shown.append(int(world.factors()["video_frame"]))
-        for _ in range(4):
-            world.step(np.zeros(1))
-            shown.append(int(world.factors()["video_frame"]))
-    # Episode e shows start + 3 e + (0, 1, 2, 3, 3), in a circle of 7.
-    expected = [start + 3 * episode + t for episode in range(3) for t in (0, 1, 2, 3, 3)]
-    assert shown == [frame % 7 for frame in expected]
-    assert min(shown) == 0 and max(shown) == 6  # it did go around
-
-
-def test_the_video_starts_anywhere_in_each_episode_if_asked():
-    world = video("random")
-    starts = []
-    for _ in range(50):
-        world.reset()
-        starts.append(int(world.factors()["video_frame"]))
-    assert set(starts) == set(range(7))
-
-
-def test_the_video_is_seen_where_the_background_was_and_nowhere_else():
-    world = video("continue")
-    world.reset()
-    for _ in range(3):
-        world.step(np.zeros(1))
-        frame = int(world.factors()["video_frame"])
-        rgb = world.render().rgb
-        assert (rgb[[0, 1, 1], [0, 0, 1]] == frame + 1).all()
-        assert (rgb[0, 1] == 0).all()
-        assert world.factors()["video_clip"] == frame // 4
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -316,6 +184,8 @@ def test_the_video_is_seen_where_the_background_was_and_nowhere_else():
         ({"backend": "glx"}, "render.backend=glx"),
         ({"backend": "osmesa"}, "render.backend=osmesa"),  # this process has no OpenGL
         ({"name": "atari"}, "env.name=atari"),
+        ({"task": "hopper_hop", "noisy_sensor": True}, "noise.noisy_sensor=true is for .*cheetah.* not .*hopper_hop"),
+        ({"video_background": False, "noisy_sensor": True}, "needs noise.video_background=true"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line(changes, message):

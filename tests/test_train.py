@@ -29,6 +29,7 @@ SHORT = [
     "evaluate.every=2000",
     "evaluate.video_every=2000",
     "checkpoint.keep=100",
+    "replay.factors=true",
 ]
 
 
@@ -72,7 +73,9 @@ def test_a_run_leaves_everything_it_should(finished):
     assert {path.suffix for path in (finished / "videos").iterdir()} == {".png", ".mp4"}
     # Blocks of 5 updates at 1000 (the end of the prefill), 1250, ..., 2000.
     assert checkpoint.load_progress(latest)["updates"] == 25
-    assert Replay.open(finished).num_episodes == 2
+    replay = Replay.open(finished)
+    assert replay.num_episodes == 2
+    assert {"factors/position", "factors/video_frame"} <= replay.episode(0).keys()
 
 
 def test_prefill_is_uniform_and_counted_in_env_steps(finished):
@@ -212,6 +215,15 @@ def test_a_run_can_learn_from_another_run_s_replay(finished, environment, tmp_pa
     assert latest is not None and checkpoint.load_progress(latest)["updates"] == 25
     assert not (run_dir / "replay").exists()
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (finished / "replay").iterdir()) == before
+
+
+def test_another_world_s_replay_is_refused(finished, environment, tmp_path):
+    arguments = [*SHORT, "noise.camera_jitter=true", f"replay.source={finished}", f"run_dir={tmp_path / 'run'}"]
+    process = start("train.py", *arguments, environment=environment)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert errors.startswith("error: replay.source=") and "noise.camera_jitter: False -> True" in errors
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """Worlds seen through pixels: `make` one, `reset` it, `step` it. Nothing here needs jax.
 
-env = make(name="dmc", task="cheetah_run", ...)
+env = make(env={"name": "dmc", "task": "cheetah_run", ...}, render={...}, noise={...}, seed=0, split="train")
 step = env.reset()
 while not step.is_last:
     step = env.step(policy(step.observation))
 """
 
-from denoised_mdp.envs.build import ENVIRONMENTS, check, make
+from denoised_mdp.envs.build import ENVIRONMENTS, NO_NOISE, check, make
 from denoised_mdp.envs.env import Env, Step
 from denoised_mdp.envs.render import QUALITIES
 from denoised_mdp.envs.render.backend import BACKENDS
@@ -16,6 +16,7 @@ __all__ = [
     "BACKENDS",
     "ENVIRONMENTS",
     "FACTOR_KINDS",
+    "NO_NOISE",
     "QUALITIES",
     "Env",
     "FactorKind",

@@ -2,91 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from denoised_mdp.envs import video
 from denoised_mdp.envs.env import Env
-from denoised_mdp.envs.noise.video_background import OnReset, VideoBackground
-from denoised_mdp.envs.render import Quality
+from denoised_mdp.envs.noise.camera_jitter import CameraJitter
+from denoised_mdp.envs.noise.noisy_sensor import NoisySensor, Sensor
+from denoised_mdp.envs.noise.video_background import VideoBackground
 from denoised_mdp.envs.render import backend as rendering
-from denoised_mdp.envs.render.backend import Backend
+from denoised_mdp.envs.sunlight import Sunlight
 from denoised_mdp.envs.video import Split
 from denoised_mdp.envs.world import World
 from denoised_mdp.errors import UserError, did_you_mean
 
-ENVIRONMENTS = ("dmc",)
+ENVIRONMENTS = ("dmc", "sunlight")
+NO_NOISE = {"video_background": False, "noisy_sensor": False, "camera_jitter": False, "source": "pink"}
+
+Settings = Mapping[str, Any]
 
 
-def make(
-    *,
-    name: str,
-    task: str,
-    image_size: int,
-    action_repeat: int,
-    camera: int,
-    backend: str,
-    quality: Quality,
-    video_background: bool,
-    source: str,
-    clip_frames: int,
-    on_reset: OnReset,
-    seed: int,
-    split: Split,
-) -> Env:
-    """An environment. The seed decides its episodes and its video; `split` keeps the videos of evaluation apart.
+def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: Split) -> Env:
+    """An environment: a world, and around it the parts of noise that are switched on.
 
     Args:
-        name: the kind of world, one of ENVIRONMENTS.
-        task: domain_task, such as cheetah_run.
-        image_size: H = W of the observations, pixels.
-        action_repeat: control steps per agent step.
-        camera: index of the model's camera.
-        backend: auto, egl, osmesa or ray.
-        quality: stock, lite or fast.
-        video_background: whether a video replaces the background.
-        source: pink, leaves, or a directory of videos or image folders.
-        clip_frames: frames loaded once and played in a circle.
-        on_reset: whether the video goes on in a new episode (continue) or starts anywhere (random).
-        seed: of everything random; the physics is the same with and without noise.
-        split: train or eval.
+        env, render, noise: settings by name, as in the groups of `configs/`; their meaning is in `config.py`.
+        seed: of everything random; the same seed is the same physics with and without noise.
+        split: train or eval; keeps the videos and episodes of evaluation apart.
 
     Raises:
-        UserError: what `check` raises, or a rendering backend or a camera that is not there.
+        UserError: what `check` raises, or a camera that is not there.
     """
-    chosen = check(name=name, task=task, backend=backend, source=source)
-    if backend == "auto":
-        rendering.announce(chosen)
-    from denoised_mdp.envs.dmc import TASKS, DeepMindControl  # dm_control: only once MUJOCO_GL is set
-
-    physics_seed, clip_seed, pointer_seed = np.random.SeedSequence((seed, video.SPLITS.index(split))).spawn(3)
-    world: World = DeepMindControl(
-        *TASKS[task],
-        seed=int(physics_seed.generate_state(1)[0]),
-        backend=chosen,
-        quality=quality,
-        camera=camera,
-        image_size=image_size,
-        background=video_background,
-    )
-    if video_background:
-        clip = video.load(source, seed=clip_seed, split=split, count=clip_frames, size=image_size)
-        world = VideoBackground(world, clip, on_reset=on_reset, rng=np.random.default_rng(pointer_seed))
-    return Env(world, image_size=image_size, action_repeat=action_repeat)
+    check(env=env, render=render, noise=noise)
+    root = np.random.SeedSequence((seed, video.SPLITS.index(split)))
+    world_seed, clip_seed, pointer_seed, camera_seed = root.spawn(4)
+    size = env["image_size"]
+    world = inside = _world(env, render, background=noise["video_background"], seed=world_seed)
+    if noise["video_background"]:
+        clip = video.load(noise["source"], seed=clip_seed, split=split, count=noise["clip_frames"], size=size)
+        rng = np.random.default_rng(pointer_seed)
+        world = background = VideoBackground(world, clip, on_reset=noise["on_reset"], rng=rng)
+        if noise["noisy_sensor"]:
+            assert isinstance(inside, Sensor)
+            world = NoisySensor(background, inside, strength=noise["noisy_sensor_strength"])
+    if noise["camera_jitter"]:
+        rng = np.random.default_rng(camera_seed)
+        world = CameraJitter(world, strength=noise["camera_jitter_strength"], image_size=size, rng=rng)
+    return Env(world, image_size=size, action_repeat=env["action_repeat"])
 
 
-def check(*, task: str, source: str, name: str = "dmc", backend: str = "auto") -> Backend:
-    """Finds out, before anything is made, what a user may have got wrong. Returns the rendering backend to use.
+def check(*, env: Settings, render: Settings, noise: Settings) -> None:
+    """Finds out, before anything is made, what a user may have got wrong.
 
     Raises:
-        UserError: an unknown environment or task (with the nearest names), a rendering backend that does not work, or
-            a video source that cannot be read.
+        UserError: an unknown environment or task (with the nearest names), a rendering backend that does not work, a
+            video source that cannot be read, or a part of noise that the world cannot have.
     """
+    name = env["name"]
     if name not in ENVIRONMENTS:
         raise UserError(f"env.name={name} is none of {', '.join(ENVIRONMENTS)}")
-    video.check(source)
-    chosen = rendering.choose(backend)
-    from denoised_mdp.envs.dmc import TASKS  # dm_control: only once MUJOCO_GL is set
+    video.check(noise["source"])
+    if noise["noisy_sensor"] and not noise["video_background"]:
+        raise UserError("noise.noisy_sensor=true needs noise.video_background=true: the noise is read off the video")
+    if name == "dmc":
+        _check_dmc(env["task"], render["backend"], noisy_sensor=noise["noisy_sensor"])
+    elif noise["video_background"]:
+        raise UserError(f"noise.video_background=true is for env=dmc: env.name={name} has no background to replace")
+
+
+def _check_dmc(task: str, backend: str, *, noisy_sensor: bool) -> None:
+    rendering.choose(backend)
+    from denoised_mdp.envs.dmc import SENSORS, TASKS  # dm_control: only once MUJOCO_GL is set
 
     if task not in TASKS:
         raise UserError(f"env.task={task} is no task of the dm_control suite{did_you_mean(task, TASKS)}")
-    return chosen
+    if noisy_sensor and TASKS[task][0] not in SENSORS:
+        raise UserError(f"noise.noisy_sensor=true is for the tasks of {', '.join(SENSORS)}, not for env.task={task}")
+
+
+def _world(env: Settings, render: Settings, *, background: bool, seed: np.random.SeedSequence) -> World:
+    if env["name"] == "dmc":
+        return _dmc(env, render, background=background, seed=seed)
+    own = ("curtain", "bird", "weather", "plane", "curtain_reward", "weather_reward", "pixel_noise", "episode_frames")
+    return Sunlight(**{name: env[name] for name in own}, seed=seed)
+
+
+def _dmc(env: Settings, render: Settings, *, background: bool, seed: np.random.SeedSequence) -> World:
+    backend = rendering.choose(render["backend"])
+    if render["backend"] == "auto":
+        rendering.announce(backend)
+    from denoised_mdp.envs.dmc import TASKS, DeepMindControl  # dm_control: only once MUJOCO_GL is set
+
+    return DeepMindControl(
+        *TASKS[env["task"]],
+        seed=int(seed.generate_state(1)[0]),
+        backend=backend,
+        quality=render["quality"],
+        camera=env["camera"],
+        image_size=env["image_size"],
+        background=background,
+    )

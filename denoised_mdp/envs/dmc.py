@@ -5,7 +5,7 @@ Physics and rewards are the suite's own. Import this module only after `render.b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from denoised_mdp.envs.render import SKY, Quality, renderer
 from denoised_mdp.envs.render.backend import Backend
-from denoised_mdp.envs.world import FactorKind, Picture
+from denoised_mdp.envs.world import FactorKind, Picture, stream
 from denoised_mdp.errors import UserError
 
 TASKS: dict[str, tuple[str, str]] = {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
@@ -30,7 +30,7 @@ _BACKGROUND: dict[str, tuple[str, ...]] = {
     "manipulator": ("floor", "background"),  # the camera looks at a textured wall
     "stacker": ("floor", "background"),
 }
-_BACKGROUND_ELSEWHERE = ("floor", "ground")
+_BACKGROUND_ELSEWHERE = ("floor", "ground", "terrain")
 
 # The paper's suite has a grey floor in some domains, and a bluer one than stock in the others.
 _GREY_FLOOR = ("cheetah", "walker", "hopper", "stacker")
@@ -38,6 +38,17 @@ _FLOOR = 'rgb1=".1 .2 .3" rgb2=".2 .3 .4"'
 _MARK = 'markrgb=".2 .3 .4"'
 _GREY = ('rgb1=".1 .1 .1" rgb2=".2 .2 .2"', 'markrgb=".1 .1 .1"')
 _BLUE = ('rgb1=".1 .1 .4" rgb2=".2 .2 .8"', 'markrgb=".1 .1 .4"')
+
+# Per domain, the reading of its Physics that enters the reward and that noise can falsify, and by how much noise of 1
+# changes it (Sec. B.1.1): the running speed, the standing height, the distance that counts as touching.
+SENSORS: dict[str, tuple[str, Callable[[Any], float]]] = {
+    "cheetah": ("speed", lambda physics: 10.0),
+    "walker": ("torso_height", lambda physics: 1.2),
+    "reacher": (
+        "finger_to_target_dist",
+        lambda physics: physics.named.model.geom_size[["target", "finger"], 0].sum(),
+    ),
+}
 
 _UNBOUNDED = 1e9  # dm_control gives actuators without limits bounds of 1e10
 _EPISODE_FRAMES = 1000  # for the tasks without a time limit (lqr); all others have this one
@@ -73,6 +84,8 @@ class DeepMindControl:
             raise UserError(f"env.camera={camera}: {domain}_{task} has the cameras 0 to {cameras - 1}")
         if backend == "ray":
             _without_contexts(self._physics)
+        if domain in SENSORS:
+            _with_sensor_noise(self._physics, domain)
         if self._env._step_limit == float("inf"):
             self._env._step_limit = _EPISODE_FRAMES
         self.episode_frames = round(self._env._step_limit)
@@ -85,7 +98,7 @@ class DeepMindControl:
         self.factor_kinds: dict[str, FactorKind] = {
             "position": "controlled_rewarded",
             "velocity": "controlled_rewarded",
-            **{name: "rewarded" for name in self._targets},
+            **{name: "controlled_rewarded" for name in self._targets},
         }
 
     def reset(self) -> dm_env.TimeStep:
@@ -110,8 +123,12 @@ class DeepMindControl:
         targets = {name: getattr(data, f"{kind}_xpos")[i].copy() for name, (kind, i) in self._targets.items()}
         return {"position": data.qpos.copy(), "velocity": data.qvel.copy(), **targets}
 
+    def set_sensor_noise(self, noise: float) -> None:
+        """Falsifies the sensor of the reward (`SENSORS`) from the next step on; physics and pictures stay."""
+        self._physics.sensor_noise = noise
+
     def seed(self, seed: np.random.SeedSequence) -> None:
-        self._env.task.random.seed(seed.generate_state(1)[0])
+        self._env.task.random.seed(stream(seed, "world").generate_state(1)[0])
 
     def state(self) -> dict[str, Any]:
         name, keys, position, has_gauss, gauss = self._env.task.random.get_state()
@@ -164,6 +181,16 @@ def _quiet() -> Iterator[None]:
 def _without_contexts(physics: Any) -> None:
     """Lets tasks that re-upload to the graphics card (quadruped escape's terrain) see that there is none."""
     physics.__class__ = type(type(physics).__name__, (type(physics),), {"contexts": None})
+
+
+def _with_sensor_noise(physics: Any, domain: str) -> None:
+    """Adds `physics.sensor_noise`, in units of the domain's scale, to what its sensor reads."""
+    stock, (name, scale) = type(physics), SENSORS[domain]
+
+    def reading(self: Any) -> float:
+        return getattr(stock, name)(self) + self.sensor_noise * scale(self)
+
+    physics.__class__ = type(stock.__name__, (stock,), {name: reading, "sensor_noise": 0.0})
 
 
 def _fixed_targets(model: Any) -> dict[str, tuple[str, int]]:

@@ -32,6 +32,7 @@ class Env:
         action_repeat: control steps per agent step.
         episode_frames: control steps after which an episode is cut.
         factor_kinds: the kind of every factor in `Step.info["factors"]`.
+        factor_specs: the dtype and shape of each, as `Replay` takes them.
     """
 
     def __init__(self, world: World, *, image_size: int, action_repeat: int):
@@ -43,6 +44,7 @@ class Env:
         self.action_repeat = action_repeat
         self.episode_frames = world.episode_frames
         self.factor_kinds = dict(world.factor_kinds)
+        self.factor_specs = {name: (value.dtype, value.shape) for name, value in world.factors().items()}
         self._start: dict[str, Any] | None = None  # the world's state just before the last reset
         self._actions: list[list[float]] = []  # since then
         self._running = False

@@ -11,6 +11,8 @@ from dm_env import specs
 from numpy.typing import NDArray
 
 # What the agent can do about a factor, and whether the reward depends on it: the four kinds of the paper's Figure 1.
+# A factor that acts on the reward only together with what the agent controls (a target) is signal too: Sec. 2.1 lets go
+# of what is uncontrolled only where the reward is a sum.
 FactorKind = Literal["controlled_rewarded", "controlled", "rewarded", "neither"]
 FACTOR_KINDS: tuple[FactorKind, ...] = ("controlled_rewarded", "controlled", "rewarded", "neither")
 
@@ -23,7 +25,10 @@ class Picture(NamedTuple):
 
 
 class World(Protocol):
-    """The dm_env protocol, plus pictures on demand, ground truth, and the random state. Noise parts wrap a World."""
+    """The dm_env protocol, plus pictures on demand, ground truth, and the random state.
+
+    Noise parts are Layers around a World.
+    """
 
     @property
     def factor_kinds(self) -> Mapping[str, FactorKind]:
@@ -52,11 +57,14 @@ class World(Protocol):
         ...
 
     def factors(self) -> dict[str, np.ndarray]:
-        """Ground truth of the current state, by name."""
+        """Ground truth of the current state, by name: always the same names, dtypes and shapes, also before a reset."""
         ...
 
     def seed(self, seed: np.random.SeedSequence) -> None:
-        """Starts the random state of this layer and those inside it anew, from the next `reset` on."""
+        """Starts the random state of this layer and those inside it anew, from the next `reset` on.
+
+        Each takes its own `stream` of `seed`, so that the same seed is the same physics under any noise.
+        """
         ...
 
     def state(self) -> dict[str, Any]:
@@ -70,3 +78,47 @@ class World(Protocol):
     def close(self) -> None:
         """Frees what it holds; it cannot be used afterwards."""
         ...
+
+
+class Layer:
+    """A World around another one, and the same as it: noise parts override what they change."""
+
+    def __init__(self, world: World):
+        self._world = world
+        self.episode_frames = world.episode_frames
+        self.factor_kinds: dict[str, FactorKind] = dict(world.factor_kinds)
+
+    def reset(self) -> dm_env.TimeStep:
+        return self._world.reset()
+
+    def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
+        return self._world.step(action)
+
+    def action_spec(self) -> specs.BoundedArray:
+        return self._world.action_spec()
+
+    def render(self) -> Picture:
+        return self._world.render()
+
+    def factors(self) -> dict[str, np.ndarray]:
+        return self._world.factors()
+
+    def seed(self, seed: np.random.SeedSequence) -> None:
+        self._world.seed(seed)
+
+    def state(self) -> dict[str, Any]:
+        return self._world.state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self._world.set_state(state)
+
+    def close(self) -> None:
+        self._world.close()
+
+
+def stream(seed: np.random.SeedSequence, layer: Literal["world", "video", "camera"]) -> np.random.SeedSequence:
+    """The random stream of one layer of an environment, whichever others there are."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, _STREAMS.index(layer)))
+
+
+_STREAMS = ("world", "video", "camera")

@@ -1,0 +1,74 @@
+"""The camera shakes: the whole picture, noise and all, moves on a smooth random walk (Appendix B.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dm_env
+import numpy as np
+from numpy.typing import NDArray
+
+from denoised_mdp.envs.noise.smooth_walk import SmoothWalk
+from denoised_mdp.envs.world import Layer, Picture, World, stream
+
+_PIXELS = 120  # by which a picture of 64 pixels moves for a unit of the walk (code)
+
+
+class CameraJitter(Layer):
+    """A step of the walk at each control step but an episode's last one, and a new start in each episode.
+
+    Its factor `camera_offset` [2] is how far the picture is moved: pixels to the right and down.
+    """
+
+    def __init__(self, world: World, *, strength: float, image_size: int, rng: np.random.Generator):
+        """Args: `strength`: 1 is the paper's."""
+        super().__init__(world)
+        self._walk, self._scale = SmoothWalk(2, rng), strength * _PIXELS * image_size / 64
+        self.factor_kinds["camera_offset"] = "neither"
+
+    def reset(self) -> dm_env.TimeStep:
+        self._walk.restart()
+        return super().reset()
+
+    def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
+        timestep = super().step(action)
+        if not timestep.last():
+            self._walk.step()
+        return timestep
+
+    def render(self) -> Picture:
+        """What the camera no longer sees is black, and background."""
+        rgb, background = super().render()
+        offset = self._scale * self._walk.position
+        foreground = moved(np.where(background, 0, 255).astype(np.uint8)[..., None], offset)
+        return Picture(moved(rgb, offset), foreground[..., 0] < 128)
+
+    def factors(self) -> dict[str, np.ndarray]:
+        return {**super().factors(), "camera_offset": self._scale * self._walk.position}
+
+    def seed(self, seed: np.random.SeedSequence) -> None:
+        super().seed(seed)
+        self._walk.rng = np.random.default_rng(stream(seed, "camera"))
+
+    def state(self) -> dict[str, Any]:
+        return {"world": super().state(), "random": self._walk.rng.bit_generator.state}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        super().set_state(state["world"])
+        self._walk.rng.bit_generator.state = state["random"]
+
+
+def moved(picture: NDArray[np.uint8], offset: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """A picture [H, W, C] moved by `offset` [2] pixels, right and down; interpolated, black where it leaves."""
+    whole = np.floor(offset).astype(int)
+    right, down = (offset - whole).astype(np.float32)
+    height, width, channels = picture.shape
+    left, top = np.clip(whole, (-width - 1, -height - 1), (width, height))
+    # Moved by whole pixels, with one more row above and column to the left, for the picture to go halfway to.
+    canvas = np.zeros((height + 1, width + 1, channels), np.float32)
+    there = canvas[max(top + 1, 0) : top + 1 + height, max(left + 1, 0) : left + 1 + width]
+    from_row, from_column = max(-top - 1, 0), max(-left - 1, 0)
+    there[:] = picture[from_row : from_row + there.shape[0], from_column : from_column + there.shape[1]]
+    rows = (1 - down) * canvas[1:] + down * canvas[:-1]
+    return ((1 - right) * rows[:, 1:] + right * rows[:, :-1] + np.float32(0.5)).astype(np.uint8)

@@ -1,0 +1,50 @@
+"""The video falsifies a sensor, and through it the reward (Appendix B.1.1). Pictures and physics stay as they are."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import dm_env
+import numpy as np
+from numpy.typing import NDArray
+
+from denoised_mdp.envs.noise.video_background import VideoBackground
+from denoised_mdp.envs.world import Layer
+
+
+@runtime_checkable
+class Sensor(Protocol):
+    """The world inside, as far as its reward reads a sensor that can be falsified."""
+
+    def set_sensor_noise(self, noise: float) -> None:
+        """Adds `noise` to the reading, in units of the sensor's own scale, from the next step on."""
+        ...
+
+
+class NoisySensor(Layer):
+    """Before each control step, the brightness of a patch of the video then showing goes into the sensor.
+
+    Its factor `sensor_noise` is that of the frame now showing: what the next control step will add to the reading. The
+    video so becomes rewarded without being controlled (Table 2).
+    """
+
+    def __init__(self, world: VideoBackground, sensor: Sensor, *, strength: float):
+        """Args: `strength`: 1 is the paper's."""
+        super().__init__(world)
+        self._video, self._sensor = world, sensor
+        self._noise = strength * patch_means(world.clip.frames)
+        self.factor_kinds |= {"video_clip": "rewarded", "video_frame": "rewarded", "sensor_noise": "rewarded"}
+
+    def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
+        self._sensor.set_sensor_noise(float(self._noise[self._video.pointer]))
+        return super().step(action)
+
+    def factors(self) -> dict[str, np.ndarray]:
+        return {**super().factors(), "sensor_noise": np.array(self._noise[self._video.pointer])}
+
+
+def patch_means(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Brightness [N], in [-0.5, 0.5], of a patch in the upper left of frames [N, H, W], a quarter of their sides."""
+    height, width = (side // 4 for side in frames.shape[1:])
+    patch = frames[:, height // 2 : height // 2 + height, width // 2 : width // 2 + width]
+    return patch.mean((1, 2)) / 255 - 0.5

@@ -1,0 +1,143 @@
+"""A room wants sunlight. One factor of each of the paper's four kinds, each a number in [0, 1], drawn in the picture:
+
+curtain   controlled, rewarded      how far it is open; the action moves it
+bird      controlled, not rewarded  how far it has flown up: the moving curtain scares it, then it comes back
+weather   not controlled, rewarded  how clear the sky is; adds to the reward
+plane     neither                   where it is in the sky, from left to right
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import dm_env
+import numpy as np
+from dm_env import specs
+from numpy.typing import NDArray
+
+from denoised_mdp.envs.sunlight.picture import SIZE, Painter
+from denoised_mdp.envs.world import FactorKind, Picture, stream
+
+FACTORS: dict[str, FactorKind] = {
+    "curtain": "controlled_rewarded",
+    "bird": "controlled",
+    "weather": "rewarded",
+    "plane": "neither",
+}
+
+_SPEED = 0.1  # of the curtain, per step at full action
+_DRAUGHT = 0.01  # standard deviation of what moves the curtain besides
+_CALM = 0.5  # share of _SPEED up to which a moving curtain does not scare the bird
+_FLIGHT, _RETURN = 0.5, 0.15  # shares of the way that the bird flies in a step, scared and back
+_FLUTTER = 0.02  # standard deviation
+_WEATHER = 0.95  # correlation from step to step
+_PLANE, _GUSTS = 0.04, 0.5  # step of the plane, and its standard deviation as a share of it
+_TURN = 2.05  # standard deviations of a draw beyond which the plane turns: one step in fifty
+_GRAIN = 2**17  # numbers from which the noise of a picture is cut out; drawing so many each step would cost more
+
+
+class Sunlight:
+    """The World. All draws are made whatever is switched off, so the other factors go on as they would have."""
+
+    def __init__(
+        self,
+        *,
+        curtain: float,
+        bird: float,
+        weather: float,
+        plane: float,
+        curtain_reward: float,
+        weather_reward: float,
+        pixel_noise: float,
+        episode_frames: int,
+        seed: np.random.SeedSequence,
+    ):
+        """
+        Args:
+            curtain, bird, weather, plane: how strongly each is drawn, in [0, 1]; with 0 it is no part of the world.
+            curtain_reward, weather_reward: reward per step for an open curtain, and for a clear sky.
+            pixel_noise: standard deviation added to each pixel's channels, grey levels.
+            episode_frames: steps of an episode.
+        """
+        strengths = {"curtain": curtain, "bird": bird, "weather": weather, "plane": plane}
+        self.factor_kinds = {name: kind for name, kind in FACTORS.items() if strengths[name]}
+        if "bird" in self.factor_kinds and not curtain:
+            self.factor_kinds["bird"] = "neither"  # nothing scares it
+        self.episode_frames = episode_frames
+        self._painter = Painter(**strengths)
+        self._curtain_there = float(curtain > 0)
+        self._rewards = (curtain_reward * self._curtain_there, weather_reward * (weather > 0))
+        self._rng = np.random.default_rng(seed)
+        grain = np.random.default_rng(0).standard_normal(_GRAIN if pixel_noise else 0, np.float32)
+        self._grain = grain * np.float32(pixel_noise)
+        self._no_background = np.zeros((SIZE, SIZE), np.bool_)
+        self._t = 0
+        self._curtain = self._bird = self._pressure = self._plane = 0.5
+        self._heading, self._cut = 1, 0.0
+
+    def reset(self) -> dm_env.TimeStep:
+        """Everything anywhere, but the bird, which is perched."""
+        self._t, self._bird = 0, 0.0
+        self._curtain, self._plane, heading, self._cut = self._rng.random(4).tolist()
+        self._pressure = float(self._rng.standard_normal())
+        self._heading = 1 if heading < 0.5 else -1
+        return dm_env.restart(None)
+
+    def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
+        draught, flutter, pressure, gust, turn = self._rng.standard_normal(5).tolist()
+        self._cut = self._rng.random()
+        before = self._curtain
+        self._curtain = _unit(before + _SPEED * float(action[0]) + _DRAUGHT * draught)
+        fright = _unit((abs(self._curtain - before) / _SPEED - _CALM) / (1 - _CALM)) * self._curtain_there
+        share = _FLIGHT if fright > self._bird else _RETURN
+        self._bird = _unit(self._bird + share * (fright - self._bird) + _FLUTTER * flutter)
+        self._pressure = _WEATHER * self._pressure + (1 - _WEATHER**2) ** 0.5 * pressure
+        if turn > _TURN or not 0 < self._plane + self._heading * _PLANE < 1:
+            self._heading = -self._heading
+        self._plane = _unit(self._plane + self._heading * _PLANE * (1 + _GUSTS * gust))
+        self._t += 1
+        reward = self._rewards[0] * self._curtain + self._rewards[1] * self._weather
+        if self._t == self.episode_frames:
+            return dm_env.truncation(reward, None)
+        return dm_env.transition(reward, None)
+
+    @property
+    def _weather(self) -> float:
+        """Uniform in [0, 1] over time, as the normal's distribution function of a stationary process."""
+        return (1 + math.erf(self._pressure / 2**0.5)) / 2
+
+    def action_spec(self) -> specs.BoundedArray:
+        """One action: 1 opens the curtain at full speed, -1 closes it."""
+        return specs.BoundedArray((1,), np.float64, -1.0, 1.0)
+
+    def render(self) -> Picture:
+        canvas = self._painter.paint(
+            curtain=self._curtain, bird=self._bird, weather=self._weather, plane=self._plane, heading=self._heading
+        )
+        if self._grain.size:
+            start = int(self._cut * (self._grain.size - canvas.size))
+            canvas += self._grain[start : start + canvas.size].reshape(canvas.shape)
+            np.clip(canvas, 0, 255, out=canvas)
+        return Picture(canvas.astype(np.uint8), self._no_background)
+
+    def factors(self) -> dict[str, np.ndarray]:
+        values = {"curtain": self._curtain, "bird": self._bird, "weather": self._weather, "plane": self._plane}
+        return {name: np.array(values[name]) for name in self.factor_kinds}
+
+    def seed(self, seed: np.random.SeedSequence) -> None:
+        self._rng = np.random.default_rng(stream(seed, "world"))
+
+    def state(self) -> dict[str, Any]:
+        return {"random": self._rng.bit_generator.state}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self._rng.bit_generator.state = state["random"]
+
+    def close(self) -> None:
+        pass
+
+
+def _unit(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
