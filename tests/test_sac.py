@@ -252,11 +252,13 @@ def test_update_is_one_step_of_each_in_order(world_model, state):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), tree, expected)
 
     gradients, _ = jax.jit(jax.grad(sac.critic_loss, has_aux=True))(state.critics, steps, target)
-    close(after.critics, sac.critic_optimizer.step(state.critics, gradients, state.critic_moments)[0])
-    gradients, (log_prob, _) = jax.jit(jax.grad(sac.actor_loss, has_aux=True))(
-        state.actor, after.critics, TEMPERATURE, steps, first
+    critics, _, norm = sac.critic_optimizer.step(state.critics, gradients, state.critic_moments)
+    close((after.critics, metrics["critic_grad_norm"]), (critics, norm))
+    (loss, (log_prob, _)), gradients = jax.jit(jax.value_and_grad(sac.actor_loss, has_aux=True))(
+        state.actor, critics, TEMPERATURE, steps, first
     )
-    close(after.actor, sac.actor_optimizer.step(state.actor, gradients, state.actor_moments)[0])
+    actor, _, norm = sac.actor_optimizer.step(state.actor, gradients, state.actor_moments)
+    close((after.actor, metrics["actor_grad_norm"], metrics["actor_loss"]), (actor, norm, loss))
     close(after.targets, jax.tree.map(lambda old, new: old + TAU * (new - old), state.targets, after.critics))
     rises = float(jnp.mean(log_prob)) > A  # the entropy is below its target, -A
     assert (float(after.log_temperature) > float(state.log_temperature)) == rises
@@ -360,7 +362,7 @@ def test_a_run_from_the_command_line_goes_on_exactly(tmp_path):
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
 
     def train() -> dict[str, np.ndarray]:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=140)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return load_file(checkpoint.all_of(run_dir)[-1] / "state.safetensors")
 
