@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import dm_env
 import numpy as np
 from dm_env import specs
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 # What the agent can do about a factor, and whether the reward depends on it: the four kinds of the paper's Figure 1.
 FactorKind = Literal["controlled_rewarded", "controlled", "rewarded", "neither"]
@@ -28,6 +28,14 @@ class World(Protocol):
     @property
     def factor_kinds(self) -> Mapping[str, FactorKind]:
         """The kind of every entry of `factors()`."""
+        ...
+
+    @property
+    def factor_periods(self) -> Mapping[str, ArrayLike]:
+        """After how much an entry of `factors()` is the same again: a number, or one per element, 0 where it never is.
+
+        Angles have 2 pi. What is not named here does not wrap.
+        """
         ...
 
     @property
@@ -55,8 +63,16 @@ class World(Protocol):
         """Ground truth of the current state, by name."""
         ...
 
+    def robot_mask(self) -> NDArray[np.bool_] | None:
+        """[H, W], where the picture of the current state shows what is controlled; None if that is not known."""
+        ...
+
     def seed(self, seed: np.random.SeedSequence) -> None:
         """Starts the random state of this layer and those inside it anew, from the next `reset` on."""
+        ...
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        """As `seed`, but only of what is not controlled; call it after `seed`, whose physics stays as it is."""
         ...
 
     def state(self) -> dict[str, Any]:

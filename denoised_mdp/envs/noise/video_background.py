@@ -32,7 +32,10 @@ class VideoBackground:
             **world.factor_kinds,
             "video_clip": "neither",
             "video_frame": "neither",
+            "video_brightness": "neither",
         }
+        self.factor_periods = {**world.factor_periods, "video_frame": len(clip.frames)}
+        self._brightness = grid_means(clip.frames)
 
     def reset(self) -> dm_env.TimeStep:
         if self._on_reset == "random":
@@ -53,19 +56,27 @@ class VideoBackground:
         return Picture(np.where(background[..., None], self._clip.frames[self._pointer][..., None], rgb), background)
 
     def factors(self) -> dict[str, np.ndarray]:
-        """Those inside, the id of the clip that the frame comes from, and the index of the frame."""
+        """Those inside, the id of the clip that the frame comes from, the index of the frame, and what it looks like."""
         return {
             **self._world.factors(),
             "video_clip": np.array(self._clip.ids[self._pointer]),
             "video_frame": np.array(self._pointer),
+            "video_brightness": self._brightness[self._pointer].copy(),
         }
+
+    def robot_mask(self) -> NDArray[np.bool_] | None:
+        return self._world.robot_mask()
 
     def seed(self, seed: np.random.SeedSequence) -> None:
         """It also draws a new place in the video, as at the start."""
         inner, own = seed.spawn(2)
         self._world.seed(inner)
-        self._rng = np.random.default_rng(own)
-        self._pointer = self._random_pointer()
+        self._start_anew(own)
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        inner, own = seed.spawn(2)
+        self._world.seed_noise(inner)
+        self._start_anew(own)
 
     def state(self) -> dict[str, Any]:
         return {"world": self._world.state(), "pointer": self._pointer, "random": self._rng.bit_generator.state}
@@ -78,5 +89,19 @@ class VideoBackground:
     def close(self) -> None:
         self._world.close()
 
+    def _start_anew(self, seed: np.random.SeedSequence) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._pointer = self._random_pointer()
+
     def _random_pointer(self) -> int:
         return int(self._rng.integers(len(self._clip.frames)))
+
+
+def grid_means(frames: NDArray[np.uint8], cells: int = 4) -> NDArray[np.float32]:
+    """The mean brightness [N, cells^2], 0 to 1, of each cell of a grid on frames [N, H, W]; smaller ones have fewer cells.
+
+    What a frame looks like in a few numbers: those of another clip mean the same, as an index of a frame does not.
+    """
+    rows, columns = (np.array_split(np.arange(side), min(cells, side)) for side in frames.shape[1:])
+    means = [frames[:, r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean((1, 2), np.float32) for r in rows for c in columns]
+    return np.stack(means, -1) / 255
