@@ -217,7 +217,7 @@ def test_one_physics_can_be_seen_under_several_noises():
 
 @pytest.mark.parametrize("task", ["cheetah_run", "reacher_easy"])
 def test_the_robot_is_where_the_picture_changes_with_it(task):
-    """Without video, all that differs between two poses lies on the robot of one or the other (or on cheetah's floor)."""
+    """Without video, what differs between two poses lies on the robot of one or the other (or on cheetah's floor)."""
     env = build(task=task, video_background=False)
     env.reset()
     before, mask = env._world.render(), env.robot_mask()

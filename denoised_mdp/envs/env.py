@@ -52,8 +52,8 @@ class Env:
     def seed(self, seed: int, *, noise: int | None = None) -> None:
         """Makes the episodes from the next `reset` on a function of `seed` (and of the videos, which stay).
 
-        noise: a seed of its own for what is not controlled. Two episodes with one `seed` and the same actions are then the
-            same physics under another noise, step by step.
+        noise: a seed of its own for what is not controlled. Two episodes with one `seed` and the same actions are then
+            the same physics under another noise, step by step.
         """
         self._world.seed(np.random.SeedSequence(seed))
         if noise is not None:

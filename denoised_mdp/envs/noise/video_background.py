@@ -56,7 +56,7 @@ class VideoBackground:
         return Picture(np.where(background[..., None], self._clip.frames[self._pointer][..., None], rgb), background)
 
     def factors(self) -> dict[str, np.ndarray]:
-        """Those inside, the id of the clip that the frame comes from, the index of the frame, and what it looks like."""
+        """Those inside, the id of the clip that the frame comes from, the frame's index, and what it looks like."""
         return {
             **self._world.factors(),
             "video_clip": np.array(self._clip.ids[self._pointer]),
@@ -98,7 +98,7 @@ class VideoBackground:
 
 
 def grid_means(frames: NDArray[np.uint8], cells: int = 4) -> NDArray[np.float32]:
-    """The mean brightness [N, cells^2], 0 to 1, of each cell of a grid on frames [N, H, W]; smaller ones have fewer cells.
+    """The mean brightness [N, cells^2], 0 to 1, of each cell of a grid on frames [N, H, W]; tiny ones have fewer cells.
 
     What a frame looks like in a few numbers: those of another clip mean the same, as an index of a frame does not.
     """
