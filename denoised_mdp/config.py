@@ -19,7 +19,15 @@ from denoised_mdp.errors import UserError, did_you_mean, one_line
 
 # What may change when a run goes on from its checkpoint; the rest would make it another run. A name stands for all
 # below it. `train.env_steps` extends a run; the others say where to look and what to keep, and teach nothing.
-CHANGEABLE = ("run_dir", "train.env_steps", "evaluate.video_every", "checkpoint", "logger", "replay.memory_mb")
+CHANGEABLE = (
+    "run_dir",
+    "train.env_steps",
+    "evaluate.video_every",
+    "analysis",
+    "checkpoint",
+    "logger",
+    "replay.memory_mb",
+)
 
 
 def _whole(value: Any) -> Any:
@@ -234,6 +242,13 @@ class Evaluate(Settings):
     video_every: Size  # env steps
 
 
+class Analysis(Settings):
+    """Measuring the factorization on the way, on a few recorded episodes of random policies."""
+
+    every: Size | None  # env steps; None: never
+    episodes: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # recorded once, in the environments of `evaluate`
+
+
 class Checkpoint(Settings):
     """What a killed run goes on from."""
 
@@ -263,6 +278,7 @@ class Config(Settings):
     replay: Replay
     train: Train
     evaluate: Evaluate
+    analysis: Analysis
     checkpoint: Checkpoint
     logger: Logger
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -22,6 +23,9 @@ from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import evaluation_envs, make_env, rollout, summary
 from denoised_mdp.logger import Logger
 from denoised_mdp.replay import Replay
+
+if TYPE_CHECKING:
+    from denoised_mdp.analysis.monitor import Monitor
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +89,7 @@ class Run:
         self.episode_return, self.episode_length = 0.0, 0
         self.stop_signal: str | None = None
         self.warned = False
+        self.monitor: Monitor | None = None  # made when it is first wanted
 
     def train(self) -> None:
         """Runs to the end, or to a signal, and leaves a checkpoint in either case."""
@@ -212,13 +217,35 @@ class Run:
         self.logger.log(self.env_step, means)
 
     def _evaluate(self) -> None:
-        """The held-out returns, and now and then a picture of what the model believes."""
+        """The held-out returns, and now and then a picture of what the model believes, and what its parts know."""
         evaluate = self.config.evaluate
         at_the_end = self.evaluated_at < self.env_step >= self.config.train.env_steps
         numbers = self._due(evaluate.every, since=self.evaluated_at) or at_the_end
         film = self._due(evaluate.video_every, since=self.evaluated_at)
-        if self.stop_signal is not None or not (numbers or film):
+        probe = (every := self.config.analysis.every) is not None and self._due(every, since=self.evaluated_at)
+        if self.stop_signal is not None or not (numbers or film or probe):
             return
+        if probe:
+            self._analyse()
+        if numbers or film:
+            self._rollout(film)
+        self.evaluated_at = self.env_step
+
+    def _analyse(self) -> None:
+        """How the parts share the truth, and the alarm if one is due; an untrained model has no part to speak of."""
+        from denoised_mdp.analysis.monitor import Monitor  # scikit-learn: seconds that only those who ask wait for
+
+        if self.monitor is None:
+            self.monitor = Monitor(
+                self.eval_envs, episodes=self.config.analysis.episodes, seed=self.config.evaluate.seed
+            )
+        metrics, alarms = self.monitor(self.state.world_model)
+        self.logger.log(self.env_step, metrics)
+        for alarm in alarms if self.updates else ():
+            _log.warning("env step %d: %s", self.env_step, alarm.text)
+
+    def _rollout(self, film: bool) -> None:
+        evaluate = self.config.evaluate
         key, draw_key = jax.random.split(jax.random.fold_in(self.keys[EVALUATE], self.env_step))
         episodes = rollout(self.agent, self.state, self.eval_envs, key, seed=evaluate.seed, record=int(film))
         self.logger.log(self.env_step, summary(episodes))
@@ -227,7 +254,6 @@ class Run:
             picture, video = visualize.write(self.folder / "videos" / f"{self.env_step:09d}", rows)
             self.logger.image(self.env_step, "evaluate/picture", picture)
             self.logger.video(self.env_step, "evaluate/video", video)
-        self.evaluated_at = self.env_step
 
     def _save(self) -> None:
         """A checkpoint: arrays of the agent, and as plain data whatever else the next step depends on."""

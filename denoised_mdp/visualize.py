@@ -6,7 +6,7 @@ Shapes: T = rows of the episode, H W = image. Pictures are uint8.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -93,17 +93,19 @@ def decompose(
     return {title: np.asarray(pictures) for title, pictures in rows.items()}
 
 
-def write(name: Path, rows: dict[str, np.ndarray], *, columns: int = 8) -> tuple[Path, Path]:
-    """Writes `name`.png and `name`.mp4, and returns both paths."""
+def write(
+    name: Path, rows: dict[str, np.ndarray], *, columns: int = 8, labels: Sequence[str] | None = None
+) -> tuple[Path, Path]:
+    """Writes `name`.png and `name`.mp4, and returns both paths. `labels`: of the moments, if they are no steps."""
     name.parent.mkdir(parents=True, exist_ok=True)
     picture, video = name.with_suffix(".png"), name.with_suffix(".mp4")
-    write_strip(picture, rows, columns=columns)
+    write_strip(picture, rows, columns=columns, labels=labels)
     write_video(video, rows)
     return picture, video
 
 
-def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int) -> None:
-    """A PNG: one row a title, `columns` moments spread evenly over the episode, the row number under each."""
+def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int, labels: Sequence[str] | None = None) -> None:
+    """A PNG: one row a title, `columns` moments spread evenly over the episode, under each its label or its number."""
     length = len(next(iter(rows.values())))
     moments = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
     pictures = [[_enlarge(frames[t]) for t in moments] for frames in rows.values()]
@@ -118,9 +120,8 @@ def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int) -> Non
         for j, picture in enumerate(pictures[i]):
             sheet.paste(picture, (margin + j * (size + GAP), top))
     for j, t in enumerate(moments):
-        draw.text(
-            (margin + j * (size + GAP) + size // 2, len(rows) * (size + GAP) + 2), f"step {t}", "black", font, "ma"
-        )
+        label = f"step {t}" if labels is None else labels[t]
+        draw.text((margin + j * (size + GAP) + size // 2, len(rows) * (size + GAP) + 2), label, "black", font, "ma")
     sheet.save(path)
 
 

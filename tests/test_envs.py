@@ -13,6 +13,7 @@ from environments import build, play, same, shorten
 from denoised_mdp import envs
 from denoised_mdp.envs import Env, Step
 from denoised_mdp.envs.gymnasium_adapter import GymnasiumEnv
+from denoised_mdp.envs.noise.video_background import grid_means
 
 
 def test_a_step_is_what_it_says():
@@ -125,6 +126,58 @@ def test_the_target_of_reacher_is_a_factor():
     targets = {tuple(env.reset().info["factors"]["target"]) for _ in range(3)}
     assert len(targets) == 3
     assert env.factor_kinds["target"] == "controlled_rewarded"  # signal: the reward is no sum with its part in it
+
+
+def test_turning_joints_wrap_and_others_do_not():
+    cheetah, reacher = build(), build(task="reacher_easy")
+    assert (np.flatnonzero(cheetah.factor_periods["position"]) == [2]).all()  # rooty; the legs' joints have limits
+    np.testing.assert_allclose(reacher.factor_periods["position"], [2 * np.pi, 0])
+    assert cheetah.factor_periods["video_frame"] == 50 and "velocity" not in cheetah.factor_periods
+
+
+def test_one_physics_can_be_seen_under_several_noises():
+    env = build()
+    seen = {}
+    for noise in (None, 1, 2):
+        env.seed(7, noise=noise)
+        seen[noise] = play(env, 5)
+    for noise in (1, 2):
+        for plain, step in zip(seen[None], seen[noise], strict=True):
+            for name in ("position", "velocity"):
+                np.testing.assert_array_equal(step.info["factors"][name], plain.info["factors"][name])
+            assert step.reward == plain.reward
+    frames = {noise: int(steps[0].info["factors"]["video_frame"]) for noise, steps in seen.items()}
+    assert len(set(frames.values())) == 3
+    env.seed(8, noise=1)
+    other = play(env, 5)
+    assert int(other[0].info["factors"]["video_frame"]) == frames[1]
+    assert (other[0].info["factors"]["position"] != seen[1][0].info["factors"]["position"]).any()
+
+
+@pytest.mark.parametrize("task", ["cheetah_run", "reacher_easy"])
+def test_the_robot_is_where_the_picture_changes_with_it(task):
+    """Without video, what differs between two poses lies on the robot of one or the other (or on cheetah's floor)."""
+    env = build(task=task, video_background=False)
+    env.reset()
+    before, mask = env._world.render(), env.robot_mask()
+    for _ in range(5):
+        env.step(np.ones(env.action_size))
+    after, moved = env._world.render(), env.robot_mask()
+    assert mask is not None and moved is not None
+    assert 0.01 < mask.mean() < 0.3
+    assert not (mask & before.background).any()
+    changed = (before.rgb != after.rgb).any(-1)
+    if task == "reacher_easy":  # its camera stands still
+        assert changed[mask | moved].mean() > 0.3 and changed[~(mask | moved)].mean() < 0.02
+
+
+def test_brightness_is_that_of_the_frame_in_a_grid():
+    frames = np.zeros((2, 64, 64), np.uint8)
+    frames[1, :16, 48:] = 255
+    expected = np.zeros((2, 16))
+    expected[1, 3] = 1
+    np.testing.assert_array_equal(grid_means(frames), expected)
+    assert grid_means(frames[:, :2, :2]).shape == (2, 4)
 
 
 @pytest.mark.parametrize("on_reset", ["continue", "random"])

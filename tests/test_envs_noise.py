@@ -46,6 +46,7 @@ class Counter:
 
     episode_frames = 4
     factor_kinds: dict = {}  # noqa: RUF012
+    factor_periods: dict = {}  # noqa: RUF012
 
     def __init__(self):
         self.t = 0
@@ -144,9 +145,10 @@ def test_the_kinds_are_those_of_the_papers_table_2():
         "velocity": "controlled_rewarded",
         "video_clip": "rewarded",
         "video_frame": "rewarded",
+        "video_brightness": "rewarded",
         "sensor_noise": "rewarded",
     }
-    for factor in ("video_clip", "video_frame", "camera_offset"):
+    for factor in ("video_clip", "video_frame", "video_brightness", "camera_offset"):
         assert with_jitter.factor_kinds[factor] == "neither"
 
 
@@ -162,9 +164,8 @@ def test_the_ground_truth_is_stored_when_asked_for(tmp_path):
         replay.add(steps[-1], action)
     stored = replay.episode(0)
     assert set(replay.factor_names) == set(env.factor_kinds)
-    assert {"position", "velocity", "target", "video_frame", "video_clip", "sensor_noise", "camera_offset"} == set(
-        replay.factor_names
-    )
+    of_video = {"video_frame", "video_clip", "video_brightness"}
+    assert {"position", "velocity", "target", *of_video, "sensor_noise", "camera_offset"} == set(replay.factor_names)
     for name in replay.factor_names:
         np.testing.assert_array_equal(stored[f"factors/{name}"], [step.info["factors"][name] for step in steps])
 

@@ -202,18 +202,42 @@ def test_evaluating_and_looking_need_the_checkpoint_alone(finished, environment,
     report = json.loads((run_dir / "evaluation-000002000-seed1841.json").read_text())
     assert report["env_step"] == 2000 and len(report["returns"]) == 2 and f"{report['return_mean']:.1f}" in output
     assert report["return_low"] <= report["return_mean"] <= report["return_high"]
-    run("visualize.py", f"run_dir={run_dir}", "columns=4", environment=environment)
-    assert sorted(path.suffix for path in (run_dir / "visualize").iterdir()) == [".mp4", ".png"]
+    what_if = ["episodes=2", "swap=y", "walk=x", "imagine=[zero,reversed]"]
+    run("visualize.py", f"run_dir={run_dir}", "columns=4", *what_if, environment=environment)
+    pictures = {path.name for path in (run_dir / "visualize").iterdir() if path.suffix == ".png"}
+    ours = {f"000002000-seed1841{what}.png" for what in ("", "-swap_y", "-walk_x", "-imagine")}
+    assert pictures == ours | {f"000002000-seed1842{what}.png" for what in ("", "-walk_x", "-imagine")}
 
 
-def test_a_run_can_learn_from_another_run_s_replay(finished, environment, tmp_path):
+def test_the_factorization_of_several_runs_is_measured_on_the_same_episodes(finished, environment, tmp_path):
+    data, short = tmp_path / "episodes.npz", ["episodes=2", "physics=2", "policies=[uniform,self]"]
+    arguments = [f"run_dir={finished}", f"data={data}"]
+    output = run("factorization.py", *arguments, *short, f"out={tmp_path / 'one'}", environment=environment)
+    for words in ("signal kept in x: ", "noise leaked into x: ", "signal stranded outside x: "):
+        assert words in output
+    before = data.stat().st_mtime_ns
+    run("factorization.py", *arguments, f"out={tmp_path / 'two'}", environment=environment)
+    assert data.stat().st_mtime_ns == before
+    one, two = ((tmp_path / name / "factorization.json").read_text() for name in ("one", "two"))
+    assert one == two
+    process = start("factorization.py", *arguments, "noise.clip_frames=7", environment=environment)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2 and "noise.clip_frames: 1000 -> 7" in errors and len(errors.splitlines()) == 1
+
+
+def test_a_run_can_learn_from_another_run_s_replay_and_be_analysed_on_the_way(finished, environment, tmp_path):
     run_dir = tmp_path / "run"
-    arguments = [*SHORT, "model=x", f"replay.source={finished}", f"run_dir={run_dir}"]
+    analysis = ["analysis.every=1000", "analysis.episodes=2"]
+    arguments = [*SHORT, *analysis, "model=x", f"replay.source={finished}", f"run_dir={run_dir}"]
     before = sorted((path.name, path.stat().st_mtime_ns) for path in (finished / "replay").iterdir())
     run("train.py", *arguments, environment=environment)
     latest = checkpoint.latest(run_dir)
     assert latest is not None and checkpoint.load_progress(latest)["updates"] == 25
     assert not (run_dir / "replay").exists()
+    probed = [line["env_step"] for line in read_metrics(run_dir) if "analysis/signal_in_x" in line]
+    assert probed == [0, 1000, 2000]
+    (last,) = (line for line in read_metrics(run_dir) if line["env_step"] == 2000 and "analysis/noise_in_x" in line)
+    assert 0 <= last["analysis/noise_in_x"] <= 1 and last["analysis/swapped"] == 0
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (finished / "replay").iterdir()) == before
 
 

@@ -51,6 +51,7 @@ SENSORS: dict[str, tuple[str, Callable[[Any], float]]] = {
 }
 
 _UNBOUNDED = 1e9  # dm_control gives actuators without limits bounds of 1e10
+_HINGE = 3  # mujoco's mjJNT_HINGE
 _EPISODE_FRAMES = 1000  # for the tasks without a time limit (lqr); all others have this one
 
 
@@ -94,12 +95,14 @@ class DeepMindControl:
         names = _BACKGROUND.get(domain, _BACKGROUND_ELSEWHERE)
         model = self._physics.model.ptr
         self._background = np.array([SKY, *(i for i in range(model.ngeom) if model.geom(i).name in names)], np.int32)
+        self._robot = np.flatnonzero(model.body_weldid[model.geom_bodyid])  # geoms that can move
         self._targets = _fixed_targets(model)
         self.factor_kinds: dict[str, FactorKind] = {
             "position": "controlled_rewarded",
             "velocity": "controlled_rewarded",
             **{name: "controlled_rewarded" for name in self._targets},
         }
+        self.factor_periods = {"position": _periods(model)}
 
     def reset(self) -> dm_env.TimeStep:
         return self._env.reset()
@@ -127,8 +130,15 @@ class DeepMindControl:
         """Falsifies the sensor of the reward (`SENSORS`) from the next step on; physics and pictures stay."""
         self._physics.sensor_noise = noise
 
+    def robot_mask(self) -> NDArray[np.bool_]:
+        """Everything that moves: a ball as well as the robot that it belongs to."""
+        return np.isin(self._renderer.render(geoms=True).geoms, self._robot)
+
     def seed(self, seed: np.random.SeedSequence) -> None:
         self._env.task.random.seed(stream(seed, "world").generate_state(1)[0])
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        """There is none in here."""
 
     def state(self) -> dict[str, Any]:
         name, keys, position, has_gauss, gauss = self._env.task.random.get_state()
@@ -203,3 +213,11 @@ def _fixed_targets(model: Any) -> dict[str, tuple[str, int]]:
         if model.site(i).name.startswith("target") and model.body_weldid[model.site_bodyid[i]] == 0:
             targets.setdefault(model.site(i).name, ("site", i))
     return targets
+
+
+def _periods(model: Any) -> NDArray[np.float64]:
+    """[nq], 2 pi for the joints that can turn round and round, else 0."""
+    turning = (model.jnt_type == _HINGE) & (model.jnt_limited == 0)
+    periods = np.zeros(model.nq)
+    periods[model.jnt_qposadr[turning]] = 2 * np.pi
+    return periods

@@ -33,6 +33,7 @@ class Env:
         episode_frames: control steps after which an episode is cut.
         factor_kinds: the kind of every factor in `Step.info["factors"]`.
         factor_specs: the dtype and shape of each, as `Replay` takes them.
+        factor_periods: of those of them that wrap, such as angles, their period (`World.factor_periods`).
     """
 
     def __init__(self, world: World, *, image_size: int, action_repeat: int):
@@ -45,13 +46,20 @@ class Env:
         self.episode_frames = world.episode_frames
         self.factor_kinds = dict(world.factor_kinds)
         self.factor_specs = {name: (value.dtype, value.shape) for name, value in world.factors().items()}
+        self.factor_periods = dict(world.factor_periods)
         self._start: dict[str, Any] | None = None  # the world's state just before the last reset
         self._actions: list[list[float]] = []  # since then
         self._running = False
 
-    def seed(self, seed: int) -> None:
-        """Makes the episodes from the next `reset` on a function of `seed` (and of the videos, which stay)."""
+    def seed(self, seed: int, *, noise: int | None = None) -> None:
+        """Makes the episodes from the next `reset` on a function of `seed` (and of the videos, which stay).
+
+        noise: a seed of its own for what is not controlled. Two episodes with one `seed` and the same actions are then
+            the same physics under another noise, step by step.
+        """
         self._world.seed(np.random.SeedSequence(seed))
+        if noise is not None:
+            self._world.seed_noise(np.random.SeedSequence(noise))
 
     def reset(self) -> Step:
         """Starts an episode."""
@@ -71,6 +79,10 @@ class Env:
         if not self._running:
             raise RuntimeError("the episode is over: call reset() first")
         return self._look(*self._advance(action))
+
+    def robot_mask(self) -> NDArray[np.bool_] | None:
+        """[H, W], where the current observation shows the robot; None where `World.robot_mask` is."""
+        return self._world.robot_mask()
 
     def state(self) -> dict[str, Any]:
         """Plain data (numbers, strings, lists, dicts: it survives JSON) from which `restore` comes back here.

@@ -8,13 +8,17 @@ from typing import Any, Literal, NamedTuple, Protocol
 import dm_env
 import numpy as np
 from dm_env import specs
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 # What the agent can do about a factor, and whether the reward depends on it: the four kinds of the paper's Figure 1.
 # A factor that acts on the reward only together with what the agent controls (a target) is signal too: Sec. 2.1 lets go
 # of what is uncontrolled only where the reward is a sum.
 FactorKind = Literal["controlled_rewarded", "controlled", "rewarded", "neither"]
 FACTOR_KINDS: tuple[FactorKind, ...] = ("controlled_rewarded", "controlled", "rewarded", "neither")
+
+
+# Of the seed; "world_noise" is what a world holds that nobody controls.
+Stream = Literal["world", "video", "camera", "world_noise"]
 
 
 class Picture(NamedTuple):
@@ -33,6 +37,14 @@ class World(Protocol):
     @property
     def factor_kinds(self) -> Mapping[str, FactorKind]:
         """The kind of every entry of `factors()`."""
+        ...
+
+    @property
+    def factor_periods(self) -> Mapping[str, ArrayLike]:
+        """After how much an entry of `factors()` is the same again: a number, or one per element, 0 where it never is.
+
+        Angles have 2 pi. What is not named here does not wrap.
+        """
         ...
 
     @property
@@ -60,10 +72,24 @@ class World(Protocol):
         """Ground truth of the current state, by name: always the same names, dtypes and shapes, also before a reset."""
         ...
 
+    def robot_mask(self) -> NDArray[np.bool_] | None:
+        """[H, W], where the picture of the current state shows what is controlled and rewarded: the robot.
+
+        None if that is not known, or there is no such thing.
+        """
+        ...
+
     def seed(self, seed: np.random.SeedSequence) -> None:
         """Starts the random state of this layer and those inside it anew, from the next `reset` on.
 
         Each takes its own `stream` of `seed`, so that the same seed is the same physics under any noise.
+        """
+        ...
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        """As `seed`, but only of what is not controlled; call it after `seed`, whose physics stays as it is.
+
+        Of each layer it is the same stream of the seed that `seed` takes.
         """
         ...
 
@@ -87,6 +113,7 @@ class Layer:
         self._world = world
         self.episode_frames = world.episode_frames
         self.factor_kinds: dict[str, FactorKind] = dict(world.factor_kinds)
+        self.factor_periods: dict[str, ArrayLike] = dict(world.factor_periods)
 
     def reset(self) -> dm_env.TimeStep:
         return self._world.reset()
@@ -103,8 +130,14 @@ class Layer:
     def factors(self) -> dict[str, np.ndarray]:
         return self._world.factors()
 
+    def robot_mask(self) -> NDArray[np.bool_] | None:
+        return self._world.robot_mask()
+
     def seed(self, seed: np.random.SeedSequence) -> None:
         self._world.seed(seed)
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        self._world.seed_noise(seed)
 
     def state(self) -> dict[str, Any]:
         return self._world.state()
@@ -116,9 +149,9 @@ class Layer:
         self._world.close()
 
 
-def stream(seed: np.random.SeedSequence, layer: Literal["world", "video", "camera"]) -> np.random.SeedSequence:
+def stream(seed: np.random.SeedSequence, layer: Stream) -> np.random.SeedSequence:
     """The random stream of one layer of an environment, whichever others there are."""
     return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, _STREAMS.index(layer)))
 
 
-_STREAMS = ("world", "video", "camera")
+_STREAMS: tuple[Stream, ...] = ("world", "video", "camera", "world_noise")

@@ -40,16 +40,22 @@ class CameraJitter(Layer):
     def render(self) -> Picture:
         """What the camera no longer sees is black, and background."""
         rgb, background = super().render()
-        offset = self._scale * self._walk.position
-        foreground = moved(np.where(background, 0, 255).astype(np.uint8)[..., None], offset)
-        return Picture(moved(rgb, offset), foreground[..., 0] < 128)
+        return Picture(moved(rgb, self._offset), ~moved_mask(~background, self._offset))
 
     def factors(self) -> dict[str, np.ndarray]:
-        return {**super().factors(), "camera_offset": self._scale * self._walk.position}
+        return {**super().factors(), "camera_offset": self._offset}
+
+    def robot_mask(self) -> NDArray[np.bool_] | None:
+        mask = super().robot_mask()
+        return None if mask is None else moved_mask(mask, self._offset)
 
     def seed(self, seed: np.random.SeedSequence) -> None:
         super().seed(seed)
-        self._walk.rng = np.random.default_rng(stream(seed, "camera"))
+        self._start_anew(seed)
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        super().seed_noise(seed)
+        self._start_anew(seed)
 
     def state(self) -> dict[str, Any]:
         return {"world": super().state(), "random": self._walk.rng.bit_generator.state}
@@ -57,6 +63,13 @@ class CameraJitter(Layer):
     def set_state(self, state: Mapping[str, Any]) -> None:
         super().set_state(state["world"])
         self._walk.rng.bit_generator.state = state["random"]
+
+    @property
+    def _offset(self) -> NDArray[np.float64]:
+        return self._scale * self._walk.position
+
+    def _start_anew(self, seed: np.random.SeedSequence) -> None:
+        self._walk.rng = np.random.default_rng(stream(seed, "camera"))
 
 
 def moved(picture: NDArray[np.uint8], offset: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -72,3 +85,8 @@ def moved(picture: NDArray[np.uint8], offset: NDArray[np.float64]) -> NDArray[np
     there[:] = picture[from_row : from_row + there.shape[0], from_column : from_column + there.shape[1]]
     rows = (1 - down) * canvas[1:] + down * canvas[:-1]
     return ((1 - right) * rows[:, 1:] + right * rows[:, :-1] + np.float32(0.5)).astype(np.uint8)
+
+
+def moved_mask(mask: NDArray[np.bool_], offset: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """A mask [H, W] moved as `moved` moves the picture: where at least half of what is seen was in it."""
+    return moved(np.where(mask, 255, 0).astype(np.uint8)[..., None], offset)[..., 0] >= 128

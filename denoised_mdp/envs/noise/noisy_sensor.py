@@ -33,7 +33,8 @@ class NoisySensor(Layer):
         super().__init__(world)
         self._video, self._sensor = world, sensor
         self._noise = strength * patch_means(world.clip.frames)
-        self.factor_kinds |= {"video_clip": "rewarded", "video_frame": "rewarded", "sensor_noise": "rewarded"}
+        for name in ("video_clip", "video_frame", "video_brightness", "sensor_noise"):
+            self.factor_kinds[name] = "rewarded"
 
     def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
         self._sensor.set_sensor_noise(float(self._noise[self._video.pointer]))

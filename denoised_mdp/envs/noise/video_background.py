@@ -31,7 +31,9 @@ class VideoBackground(Layer):
         super().__init__(world)
         self.clip, self._on_reset, self._rng = clip, on_reset, rng
         self.pointer = self._random_pointer()
-        self.factor_kinds |= {"video_clip": "neither", "video_frame": "neither"}
+        self.factor_kinds |= {"video_clip": "neither", "video_frame": "neither", "video_brightness": "neither"}
+        self.factor_periods["video_frame"] = len(clip.frames)
+        self._brightness = grid_means(clip.frames)
 
     def reset(self) -> dm_env.TimeStep:
         if self._on_reset == "random":
@@ -49,18 +51,22 @@ class VideoBackground(Layer):
         return Picture(np.where(background[..., None], self.clip.frames[self.pointer][..., None], rgb), background)
 
     def factors(self) -> dict[str, np.ndarray]:
-        """Those inside, the id of the clip that the frame comes from, and the index of the frame."""
+        """Those inside, the id of the clip that the frame comes from, the frame's index, and what it looks like."""
         return {
             **self._world.factors(),
             "video_clip": np.array(self.clip.ids[self.pointer]),
             "video_frame": np.array(self.pointer),
+            "video_brightness": self._brightness[self.pointer].copy(),
         }
 
     def seed(self, seed: np.random.SeedSequence) -> None:
         """It also draws a new place in the video, as at the start."""
         super().seed(seed)
-        self._rng = np.random.default_rng(stream(seed, "video"))
-        self.pointer = self._random_pointer()
+        self._start_anew(seed)
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        super().seed_noise(seed)
+        self._start_anew(seed)
 
     def state(self) -> dict[str, Any]:
         return {"world": self._world.state(), "pointer": self.pointer, "random": self._rng.bit_generator.state}
@@ -70,5 +76,19 @@ class VideoBackground(Layer):
         self.pointer = state["pointer"]
         self._rng.bit_generator.state = state["random"]
 
+    def _start_anew(self, seed: np.random.SeedSequence) -> None:
+        self._rng = np.random.default_rng(stream(seed, "video"))
+        self.pointer = self._random_pointer()
+
     def _random_pointer(self) -> int:
         return int(self._rng.integers(len(self.clip.frames)))
+
+
+def grid_means(frames: NDArray[np.uint8], cells: int = 4) -> NDArray[np.float32]:
+    """The mean brightness [N, cells^2], 0 to 1, of each cell of a grid on frames [N, H, W]; tiny ones have fewer cells.
+
+    What a frame looks like in a few numbers: those of another clip mean the same, as an index of a frame does not.
+    """
+    rows, columns = (np.array_split(np.arange(side), min(cells, side)) for side in frames.shape[1:])
+    means = [frames[:, r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean((1, 2), np.float32) for r in rows for c in columns]
+    return np.stack(means, -1) / 255

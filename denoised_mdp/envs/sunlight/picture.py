@@ -95,14 +95,23 @@ class Painter:
         """The picture [SIZE, SIZE, 3], in grey levels of 0 to 255; factors in [0, 1], `heading` 1 right or -1 left."""
         canvas = self._clearing * np.float32(weather)
         canvas += self._overcast
-        width = _CURTAIN_MOST + curtain * (_CURTAIN_LEAST - _CURTAIN_MOST)
-        cover = np.minimum(np.maximum(width - self._depth, 0), 1).astype(np.float32)
-        canvas[_WINDOW] = self._room + cover * self._cloth
+        canvas[_WINDOW] = self._room + self._cover(curtain) * self._cloth
         perched, away = _BIRD_ROWS
         self._bird.draw(canvas, perched + bird * (away - perched), _BIRD_COLUMN)
         left, right = _PLANE_COLUMNS
         self._planes[heading].draw(canvas, left + plane * (right - left), _PLANE_ROW)
         return canvas
+
+    def curtain_mask(self, curtain: float) -> NDArray[np.bool_]:
+        """[SIZE, SIZE], where the curtain covers at least half of a pixel."""
+        mask = np.zeros((SIZE, SIZE), np.bool_)
+        mask[_WINDOW] = self._cover(curtain)[..., 0] >= 0.5
+        return mask
+
+    def _cover(self, curtain: float) -> NDArray[np.float32]:
+        """[columns of the window, 1], how much of each the curtain covers."""
+        width = _CURTAIN_MOST + curtain * (_CURTAIN_LEAST - _CURTAIN_MOST)
+        return np.minimum(np.maximum(width - self._depth, 0), 1).astype(np.float32)
 
 
 def _between(field: NDArray[np.float32], shift: float, axis: int) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from typing import Any
 import dm_env
 import numpy as np
 from dm_env import specs
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from denoised_mdp.envs.sunlight.picture import SIZE, Painter
 from denoised_mdp.envs.world import FactorKind, Picture, stream
@@ -39,7 +39,10 @@ _GRAIN = 2**17  # numbers from which the noise of a picture is cut out; drawing 
 
 
 class Sunlight:
-    """The World. All draws are made whatever is switched off, so the other factors go on as they would have."""
+    """The World. All draws are made whatever is switched off, so the other factors go on as they would have.
+
+    Curtain and bird have random numbers of their own; weather, plane and the noise of the picture have others.
+    """
 
     def __init__(
         self,
@@ -65,11 +68,12 @@ class Sunlight:
         self.factor_kinds = {name: kind for name, kind in FACTORS.items() if strengths[name]}
         if "bird" in self.factor_kinds and not curtain:
             self.factor_kinds["bird"] = "neither"  # nothing scares it
+        self.factor_periods: dict[str, ArrayLike] = {}
         self.episode_frames = episode_frames
         self._painter = Painter(**strengths)
         self._curtain_there = float(curtain > 0)
         self._rewards = (curtain_reward * self._curtain_there, weather_reward * (weather > 0))
-        self._rng = np.random.default_rng(seed)
+        self.seed(seed)
         grain = np.random.default_rng(0).standard_normal(_GRAIN if pixel_noise else 0, np.float32)
         self._grain = grain * np.float32(pixel_noise)
         self._no_background = np.zeros((SIZE, SIZE), np.bool_)
@@ -80,14 +84,16 @@ class Sunlight:
     def reset(self) -> dm_env.TimeStep:
         """Everything anywhere, but the bird, which is perched."""
         self._t, self._bird = 0, 0.0
-        self._curtain, self._plane, heading, self._cut = self._rng.random(4).tolist()
-        self._pressure = float(self._rng.standard_normal())
+        self._curtain = self._rng.random()
+        self._plane, heading, self._cut = self._noise_rng.random(3).tolist()
+        self._pressure = float(self._noise_rng.standard_normal())
         self._heading = 1 if heading < 0.5 else -1
         return dm_env.restart(None)
 
     def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
-        draught, flutter, pressure, gust, turn = self._rng.standard_normal(5).tolist()
-        self._cut = self._rng.random()
+        draught, flutter = self._rng.standard_normal(2).tolist()
+        pressure, gust, turn = self._noise_rng.standard_normal(3).tolist()
+        self._cut = self._noise_rng.random()
         before = self._curtain
         self._curtain = _unit(before + _SPEED * float(action[0]) + _DRAUGHT * draught)
         fright = _unit((abs(self._curtain - before) / _SPEED - _CALM) / (1 - _CALM)) * self._curtain_there
@@ -126,14 +132,23 @@ class Sunlight:
         values = {"curtain": self._curtain, "bird": self._bird, "weather": self._weather, "plane": self._plane}
         return {name: np.array(values[name]) for name in self.factor_kinds}
 
+    def robot_mask(self) -> NDArray[np.bool_] | None:
+        """The curtain; the bird is controlled too, but nobody rewards it."""
+        return self._painter.curtain_mask(self._curtain) if self._curtain_there else None
+
     def seed(self, seed: np.random.SeedSequence) -> None:
         self._rng = np.random.default_rng(stream(seed, "world"))
+        self.seed_noise(seed)
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        self._noise_rng = np.random.default_rng(stream(seed, "world_noise"))
 
     def state(self) -> dict[str, Any]:
-        return {"random": self._rng.bit_generator.state}
+        return {"random": self._rng.bit_generator.state, "noise": self._noise_rng.bit_generator.state}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self._rng.bit_generator.state = state["random"]
+        self._noise_rng.bit_generator.state = state["noise"]
 
     def close(self) -> None:
         pass
