@@ -116,9 +116,9 @@ class Layer:
         self._world.close()
 
 
+_STREAMS = ("world", "video", "camera")
+
+
 def stream(seed: np.random.SeedSequence, layer: Literal["world", "video", "camera"]) -> np.random.SeedSequence:
     """The random stream of one layer of an environment, whichever others there are."""
     return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, _STREAMS.index(layer)))
-
-
-_STREAMS = ("world", "video", "camera")
