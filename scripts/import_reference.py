@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="a checkpoint_*.pth (needs the extra `reference`) or an .npz")
     parser.add_argument(
         "settings",
-        nargs="+",
+        nargs="*",
         metavar="key=value",
         help="run_dir=RUN, the folder to make, and what the file cannot tell, as for train.py: env.task above all. "
         "Widths, picture size and, where the file has them, loss weights are the file's. The rest is size=paper",
