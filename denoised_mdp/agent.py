@@ -17,6 +17,7 @@ from denoised_mdp.config import Config, Policy
 from denoised_mdp.latent import Factor, Latent, zeros
 from denoised_mdp.nets import ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder
 from denoised_mdp.optimizer import Adam
+from denoised_mdp.sac import SACLearner
 from denoised_mdp.transition import Transition
 from denoised_mdp.world_model import Batch, Objective, WorldModel, model_loss, pixels
 
@@ -53,11 +54,25 @@ class PolicyLearner(Protocol):
 
 def policy_learner(policy: Policy) -> PolicyLearner:
     """The learner that the configuration names."""
+    actor_optimizer = Adam(policy.actor_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm)
+    critic_optimizer = Adam(policy.critic_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm)
+    if policy.name == "sac":
+        return SACLearner(
+            actor_widths=policy.actor_widths,
+            critic_widths=policy.critic_widths,
+            actor_optimizer=actor_optimizer,
+            critic_optimizer=critic_optimizer,
+            temperature_optimizer=Adam(policy.temperature_learning_rate, epsilon=policy.adam_epsilon, clip_norm=None),
+            discount=policy.discount,
+            tau=policy.tau,
+            initial_temperature=policy.initial_temperature,
+            target_entropy=policy.target_entropy,
+        )
     return DynamicsLearner(
         actor_widths=policy.actor_widths,
         critic_widths=policy.critic_widths,
-        actor_optimizer=Adam(policy.actor_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm),
-        critic_optimizer=Adam(policy.critic_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm),
+        actor_optimizer=actor_optimizer,
+        critic_optimizer=critic_optimizer,
         discount=policy.discount,
         lambda_=policy.lambda_,
         horizon=policy.horizon,
@@ -93,13 +108,13 @@ class Agent:
         state = Latent(model.x.state, model.y.state, model.z.state)
         width = sum(belief) + sum(state)
         if model.encoder == "conv":
-            encoder = ConvEncoder(size, model.embedding, rngs)
+            encoder = ConvEncoder(size, model.conv_features, model.embedding, rngs)
         else:
             encoder = PatchEncoder(size, model.patch_channels, model.embedding, rngs)
         if model.decoder == "conv":
-            decoder = ConvDecoder(size, width, model.embedding, rngs)
+            decoder = ConvDecoder(size, width, model.decoder_hidden, model.conv_features, rngs)
         else:
-            decoder = PatchDecoder(size, width, model.embedding, model.patch_channels, rngs)
+            decoder = PatchDecoder(size, width, model.decoder_hidden, model.patch_channels, rngs)
         transition = Transition(
             belief=belief,
             state=state,

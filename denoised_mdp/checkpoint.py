@@ -33,7 +33,7 @@ def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, 
     partial = run_dir / FOLDER / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(_named(state), partial / "state.safetensors")
+    save_file(named(state), partial / "state.safetensors")
     (partial / "progress.json").write_text(json.dumps(progress))
     for file in partial.iterdir():
         with file.open("rb+") as handle:
@@ -91,7 +91,7 @@ def load_state(path: Path, like: Tree) -> Tree:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    wanted = _named(like)
+    wanted = named(like)
     wrong = [f"missing {name}" for name in wanted.keys() - saved.keys()]
     wrong += [f"unexpected {name}" for name in saved.keys() - wanted.keys()]
     wrong += [
@@ -104,7 +104,8 @@ def load_state(path: Path, like: Tree) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(saved[name]) for name in wanted])
 
 
-def _named(tree: Any) -> dict[str, np.ndarray]:
+def named(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a pytree by the names they have in a checkpoint, in the order of its leaves."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, order="C") for path, leaf in leaves

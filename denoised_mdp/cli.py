@@ -52,6 +52,7 @@ from denoised_mdp.errors import UserError, did_you_mean, nearest, one_line, user
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 USER_ERROR = 2  # exit code
+TOLD = 8  # choices of a group named in an error; the rest are counted
 NAMED = ("env", "env.task", "noise", "model", "size", "seed")  # what the name of every run tells
 
 
@@ -118,12 +119,19 @@ def compose(overrides: Sequence[str]) -> Config:
         _check(override)
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+            composed = hydra.compose("config", [_forced(text) for text in overrides], return_hydra_config=True)
         return _resolve(composed, composed.hydra)
     except (HydraException, OmegaConfBaseException) as error:
         # The first lines say it, the rest is where Hydra looked and how OmegaConf calls it.
         text = one_line(error).split(" Config search path")[0].split(" object_type=")[0].split(" To append")[0]
         raise UserError(text) from error
+
+
+def _forced(text: str) -> str:
+    """The override, forced where it is of a setting: `parse` says best that the chosen `policy` does not have it."""
+    (override,) = _parsed([text])
+    key = override.key_or_group
+    return f"++{text}" if key in settings.names() and key not in _groups() else text
 
 
 def _resolve(values: DictConfig, hydra_config: Any) -> Config:
@@ -247,7 +255,9 @@ def _check(override: Override) -> None:
         for value in values:
             if value not in choices and not (key == "experiment" and value is None):
                 by_likeness = list(dict.fromkeys([*nearest(str(value), choices), *choices]))
-                raise UserError(f"{key}={value}: there is no such choice, only {', '.join(by_likeness)}")
+                more = f" and {len(choices) - TOLD} more in configs/{key}" if len(choices) > TOLD else ""
+                told = ", ".join(by_likeness[:TOLD]) + more
+                raise UserError(f"{key}={value}: there is no such choice, only {told}")
     else:
         for name in _named(key, override.value()):
             if name not in names and not name.startswith(tuple(f"{free}." for free in settings.FREE)):

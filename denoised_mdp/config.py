@@ -141,16 +141,17 @@ class Latents(Settings):
 
 
 class Preset(Settings):
-    """What the group `size` sets apart from other sections: the table that `model.x|y|z` take their widths from."""
+    """What the group `size` sets apart from other sections: tables that `model.x|y|z` and `policy` take values from."""
 
     name: str
     latent: Latents
+    policy: dict[str, dict[str, Any]] = {}  # by learner, checked where they arrive; the files of the first runs lack it
 
 
 class Model(Settings):
     """The world model and its objective, Eq. 4."""
 
-    name: Literal["x", "xy", "xyz"]  # only a label, the widths below decide
+    name: Text  # only a label, the widths below decide
     x: Part
     y: Part
     z: Part
@@ -168,7 +169,9 @@ class Model(Settings):
     continue_head: bool  # predict terminations; for worlds that end otherwise than by a time limit
     encoder: Literal["conv", "patch"]
     decoder: Literal["conv", "patch"]
-    embedding: Size  # width of the encoder's output, and of the conv decoder's first layer
+    embedding: Size  # width of the encoder's output
+    decoder_hidden: Size  # width of the decoder's first layer
+    conv_features: Size  # of the conv encoder's first layer; those of the others are multiples of it
     patch_channels: Annotated[list[Size], Field(min_length=3, max_length=3)]  # of the patch encoder and decoder alone
     reward_widths: Widths
     min_stddev: Positive  # of all latent Gaussians
@@ -177,23 +180,42 @@ class Model(Settings):
     clip_norm: Positive  # of the gradient, over all parameters
 
 
-class Policy(Settings):
-    """Learning to act on x."""
+class Learner(Settings):
+    """Learning to act on x: what every learner needs."""
 
-    name: Literal["dynamics"]
     actor_widths: Widths
     critic_widths: Widths
     actor_learning_rate: Positive
     critic_learning_rate: Positive
     adam_epsilon: Positive
-    clip_norm: Positive  # of the gradient, of actor and critic apart
     discount: Unit
+    exploration_noise: NotNegative  # standard deviation added to the action while collecting
+    mode_samples: Size  # the evaluation action is the likeliest of so many samples
+
+
+class DynamicsPolicy(Learner):
+    """Back-propagation through the dynamics of x."""
+
+    name: Literal["dynamics"]
+    clip_norm: Positive  # of the gradient, of actor and critic apart
     lambda_: Unit
     horizon: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # imagined agent steps; the last is the bootstrap
     start_every: Size  # imagine from every n-th posterior state; 1 is the paper's
     entropy: NotNegative  # weight of the policy's entropy in the actor's objective; 0 is the paper's
-    exploration_noise: NotNegative  # standard deviation added to the action while collecting
-    mode_samples: Size  # the evaluation action is the likeliest of so many samples
+
+
+class SACPolicy(Learner):
+    """Soft actor-critic on the transitions of x."""
+
+    name: Literal["sac"]
+    clip_norm: Positive | None  # of the gradient, of actor and critics apart; None: no clipping
+    tau: Fraction  # the share of the critics that their targets take over with each update
+    initial_temperature: Positive  # weight of the policy's entropy against reward, before it is learned
+    temperature_learning_rate: Positive
+    target_entropy: Annotated[float, Field(le=0.69)]  # nats per dimension of the action; 0.69, or log 2, is uniform
+
+
+Policy = Annotated[DynamicsPolicy | SACPolicy, Field(discriminator="name")]
 
 
 class Replay(Settings):
@@ -282,7 +304,7 @@ def _misfits(config: Config) -> Iterator[str]:
     if model.beta_free_nats_x is not None and model.beta_free_nats_x > model.beta_x:
         yield f"model.beta_free_nats_x={model.beta_free_nats_x}: must not exceed model.beta_x={model.beta_x}"
     sequences = train.batch_size * train.batch_length
-    if config.policy.start_every > sequences:
+    if config.policy.name == "dynamics" and config.policy.start_every > sequences:
         yield (
             f"policy.start_every={config.policy.start_every}: must not exceed the {sequences} states of a batch "
             f"(train.batch_size x train.batch_length)"
@@ -310,14 +332,17 @@ def _misfits(config: Config) -> Iterator[str]:
 
 
 def names() -> list[str]:
-    """The dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ..."""
+    """The dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ...
+
+    Those of every world under `env` and of every learner under `policy`, whichever is chosen.
+    """
     return list(dict.fromkeys(_names(Config, "")))
 
 
 def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in settings.model_fields.items():
         yield prefix + name
-        for kind in get_args(field.annotation) or [field.annotation]:
+        for kind in get_args(field.annotation) or (field.annotation,):  # `env` and `policy` are of several
             if isinstance(kind, type) and issubclass(kind, Settings):
                 yield from _names(kind, f"{prefix}{name}.")
 
@@ -339,19 +364,22 @@ def explain(error: ValidationError, known: list[str]) -> str:
     lines: list[str] = []
     told = set()
     for found in error.errors():
-        place = [str(part) for part in found["loc"]]
-        if place[0:1] == ["env"]:
-            del place[1:2]  # which of the worlds
-        name, kind, value = ".".join(place), found["type"], found.get("input")
-        if kind == "union_tag_invalid":
-            context = found.get("ctx", {})
-            lines.append(f"{name}.name={context['tag']}: should be {context['expected_tags']}")
-        elif kind == "union_tag_not_found":
-            lines.append(f"{name}.name: is missing")
+        place, kind, value = [str(part) for part in found["loc"]], found["type"], found.get("input")
+        chosen = None
+        if len(place) > 1 and place[0] in ("env", "policy"):  # pydantic tells which of them
+            chosen = f"{place[0]}={place.pop(1)}"
+        name = ".".join(place)
+        if kind == "extra_forbidden" and name in known:
+            lines.append(f"{name}={value}: is no setting of {chosen}")
         elif kind == "extra_forbidden":
             lines.append(f"{name}: there is no such setting{did_you_mean(name, known)}")
+        elif kind == "union_tag_invalid":
+            told_by = found.get("ctx", {})
+            lines.append(f"{name}.name={told_by.get('tag')}: should be one of {told_by.get('expected_tags')}")
+        elif kind == "union_tag_not_found":
+            lines.append(f"{name}.name: is missing")
         elif kind == "missing":
-            lines.append(f"{name}: is missing")
+            lines.append(f"{name}: is missing" + (f", {chosen} sets it" if chosen else ""))
         elif kind == "value_error":
             lines.append(str(found.get("ctx", {}).get("error")))
         elif kind in ("model_type", "dict_type"):
@@ -410,7 +438,7 @@ def is_changeable(name: str) -> bool:
 def _leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in type(settings).model_fields:
         value = getattr(settings, name)
-        if isinstance(value, Preset):  # a table; what is used of it stands in `model`
+        if isinstance(value, Preset):  # tables; what is used of them stands in `model` and `policy`
             continue
         if isinstance(value, Settings):
             yield from _leaves(value, f"{prefix}{name}.")

@@ -35,6 +35,11 @@ def train(config: Config) -> None:
     folder = Path(config.run_dir)
     path = checkpoint.latest(folder)
     progress = None if path is None else checkpoint.load_progress(path)
+    if progress is not None and "imported_from" in progress:
+        raise UserError(
+            f"run_dir={folder} holds weights imported from {progress['imported_from']}, and no replay to go on with: "
+            "they can be evaluated and looked at"
+        )
     if progress is not None and progress["finished"] and progress["env_step"] >= config.train.env_steps:
         print(f"{folder} is finished: {progress['env_step']} env steps; a larger train.env_steps goes on with it")
         return

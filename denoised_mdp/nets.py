@@ -89,28 +89,30 @@ def gaussian(parameters: jax.Array, min_stddev: float) -> Normal:
 
 PATCHES = (4, 2, 2)  # side of a patch in each layer of the patch encoder, in pixels or cells
 
-# Convolutional encoder and decoder, Tables 3 and 4 of the paper: (features, kernel, stride) of each layer.
+# Convolutional encoder and decoder, Tables 3 and 4 of the paper: (width, kernel, stride) of each layer, but for the
+# decoder's last. A width counts in features of the encoder's first layer, of which the paper has 32.
 CONV_ENCODER = {
-    64: ((32, 4, 2), (64, 4, 2), (128, 4, 2), (256, 4, 2)),
-    96: ((32, 4, 2), (64, 4, 2), (128, 4, 2), (256, 4, 2), (256, 3, 1)),
+    64: ((1, 4, 2), (2, 4, 2), (4, 4, 2), (8, 4, 2)),
+    96: ((1, 4, 2), (2, 4, 2), (4, 4, 2), (8, 4, 2), (8, 3, 1)),
 }
 CONV_DECODER = {  # the paper's Table 4 misprints the 96-pixel decoder's first layer, which is 3/1
-    64: ((128, 5, 2), (64, 5, 2), (32, 6, 2), (3, 6, 2)),
-    96: ((128, 3, 1), (128, 5, 2), (64, 5, 2), (32, 6, 2), (3, 6, 2)),
+    64: ((4, 5, 2), (2, 5, 2), (1, 6, 2)),
+    96: ((4, 3, 1), (4, 5, 2), (2, 5, 2), (1, 6, 2)),
 }
+COLOURS = (3, 6, 2)  # features, kernel, stride of the decoder's last layer
 
 
 class ConvEncoder(nnx.Module):
     """Images [B, H, W, 3] -> embeddings [B, E]: strided convolutions without padding, then one linear layer."""
 
-    def __init__(self, image_size: int, embedding: int, rngs: nnx.Rngs):
+    def __init__(self, image_size: int, features: int, embedding: int, rngs: nnx.Rngs):
         layers, channels, size = [], 3, image_size
-        for features, kernel, stride in CONV_ENCODER[image_size]:
+        for width, kernel, stride in CONV_ENCODER[image_size]:
             init = uniform(channels * kernel * kernel)
             layers.append(
                 nnx.Conv(
                     channels,
-                    features,
+                    width * features,
                     (kernel, kernel),
                     strides=stride,
                     padding="VALID",
@@ -119,7 +121,7 @@ class ConvEncoder(nnx.Module):
                     rngs=rngs,
                 )
             )
-            channels, size = features, (size - kernel) // stride + 1
+            channels, size = width * features, (size - kernel) // stride + 1
         self.layers = nnx.List(layers)
         self.output = Linear(size * size * channels, embedding, rngs)
 
@@ -133,15 +135,16 @@ class ConvEncoder(nnx.Module):
 class ConvDecoder(nnx.Module):
     """Latent features [B, L] -> image means [B, H, W, 3]: one linear layer, then transposed convolutions."""
 
-    def __init__(self, image_size: int, inputs: int, hidden: int, rngs: nnx.Rngs):
+    def __init__(self, image_size: int, inputs: int, hidden: int, features: int, rngs: nnx.Rngs):
         self.input = Linear(inputs, hidden, rngs)
         layers, channels = [], hidden
-        for features, kernel, stride in CONV_DECODER[image_size]:
-            init = uniform(features * kernel * kernel)  # PyTorch counts a transposed convolution's outputs
+        shapes = [(width * features, kernel, stride) for width, kernel, stride in CONV_DECODER[image_size]]
+        for outputs, kernel, stride in [*shapes, COLOURS]:
+            init = uniform(outputs * kernel * kernel)  # PyTorch counts a transposed convolution's outputs
             layers.append(
                 nnx.ConvTranspose(
                     channels,
-                    features,
+                    outputs,
                     (kernel, kernel),
                     strides=stride,
                     padding="VALID",
@@ -150,7 +153,7 @@ class ConvDecoder(nnx.Module):
                     rngs=rngs,
                 )
             )
-            channels = features
+            channels = outputs
         self.layers = nnx.List(layers)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Adam after clipping the gradient's global norm, on any pytree of parameters (Appendix B.1.2)."""
+"""Adam, after clipping the gradient's global norm if asked to, on any pytree of parameters (Appendix B.1.2)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ Parameters = TypeVar("Parameters")
 class Adam:
     """Holds numbers alone; parameters and moments go in and out."""
 
-    def __init__(self, learning_rate: float, *, epsilon: float, clip_norm: float):
-        self._transform = optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(learning_rate, eps=epsilon))
+    def __init__(self, learning_rate: float, *, epsilon: float, clip_norm: float | None):
+        clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+        self._transform = optax.chain(clip, optax.adam(learning_rate, eps=epsilon))
 
     def init(self, parameters: Any) -> optax.OptState:
         """The moments before the first step: zeros."""

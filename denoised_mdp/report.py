@@ -39,7 +39,9 @@ def curve(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None, path: Path) -> dict[str, Any]:
-    """Draws every run, thin, and the mean of each model over its seeds, thick. Returns the last evaluations.
+    """Draws every run, thin, and the mean of each model and policy learner over seeds, thick.
+
+    Returns the last evaluations.
 
     baselines: what scripts/baselines.py wrote; drawn as horizontal lines.
 
@@ -50,24 +52,24 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None, path: Pat
     tasks = {f"{config.env.task}, {_noise(config)}" for config in configs.values()}
     if len(tasks) > 1:
         raise UserError(f"the runs are of several worlds: {'; '.join(sorted(tasks))}")
-    identities = [(config.model.name, config.seed) for config in configs.values()]
+    identities = [(_method(config), config.seed) for config in configs.values()]
     if len(set(identities)) < len(identities):
-        raise UserError("two of the runs are of the same model and seed")
+        raise UserError("two of the runs are of the same model, policy and seed")
     if baselines is not None and baselines["task"] != next(iter(configs.values())).env.task:
         raise UserError(f"the baselines are of {baselines['task']}, not of the runs' task")
-    models = sorted({config.model.name for config in configs.values()}, reverse=True)
+    methods = sorted({_method(config) for config in configs.values()}, reverse=True)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    summary: dict[str, Any] = {"world": tasks.pop(), "metric": METRIC, "models": {}}
-    for model, colour in zip(models, plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False):
-        curves = {config.seed: curve(folder) for folder, config in configs.items() if config.model.name == model}
+    summary: dict[str, Any] = {"world": tasks.pop(), "metric": METRIC, "methods": {}}
+    for method, colour in zip(methods, plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False):
+        curves = {config.seed: curve(folder) for folder, config in configs.items() if _method(config) == method}
         for steps, returns in curves.values():
             axes.plot(steps, returns, color=colour, alpha=0.35, linewidth=1)
         shared = min((steps for steps, _ in curves.values()), key=len)
         if any(not np.array_equal(steps[: len(shared)], shared) for steps, _ in curves.values()):
-            raise UserError(f"the runs of model={model} were evaluated at different env steps")
+            raise UserError(f"the runs of {method} were evaluated at different env steps")
         mean = np.mean([returns[: len(shared)] for _, returns in curves.values()], axis=0)
-        axes.plot(shared, mean, color=colour, linewidth=2.5, label=f"{LABELS.get(model, model)}: mean of {len(curves)}")
-        summary["models"][model] = {
+        axes.plot(shared, mean, color=colour, linewidth=2.5, label=f"{method}: mean of {len(curves)}")
+        summary["methods"][method] = {
             f"seed {seed}": {"env_step": int(steps[-1]), "return": float(returns[-1])}
             for seed, (steps, returns) in sorted(curves.items())
         }
@@ -87,6 +89,11 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None, path: Pat
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return summary
+
+
+def _method(config: Config) -> str:
+    learner = "" if config.policy.name == "dynamics" else f", policy={config.policy.name}"
+    return LABELS.get(config.model.name, config.model.name) + learner
 
 
 def _noise(config: Config) -> str:

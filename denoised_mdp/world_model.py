@@ -111,12 +111,8 @@ def model_loss(
     alpha, beta, free_nats, beta_free_nats_x, reward_weight = objective
     s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
     kl_x, kl_y, kl_z = (q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True))  # each [T, B]
-    kl = (
-        beta_free_nats_x * jnp.maximum(kl_x, free_nats.x)
-        + (beta.x - beta_free_nats_x) * kl_x
-        + beta.y * jnp.maximum(kl_y, free_nats.y)
-        + beta.z * jnp.maximum(kl_z, free_nats.z)
-    )
+    clipped_x, clipped_y, clipped_z = map(jnp.maximum, (kl_x, kl_y, kl_z), free_nats)
+    kl = beta_free_nats_x * clipped_x + (beta.x - beta_free_nats_x) * kl_x + beta.y * clipped_y + beta.z * clipped_z
     error = pixels(batch.observation) - model.decode(s)
     nll_observation = jnp.sum(0.5 * error**2 + HALF_LOG_2PI, axis=(-3, -2, -1))  # unit variance
     nll_reward = 0.5 * (batch.reward - model.reward(s.x, s.y)) ** 2 + HALF_LOG_2PI
@@ -128,6 +124,9 @@ def model_loss(
         "kl_x": kl_x,
         "kl_y": kl_y,
         "kl_z": kl_z,
+        "kl_x_loss": clipped_x,
+        "kl_y_loss": clipped_y,
+        "kl_z_loss": clipped_z,
     }
     if model.continue_x is not None:
         logit = model.continue_x(s.x.features)[..., 0]

@@ -1,12 +1,14 @@
 """The agent as a whole: sizes, pure updates, acting."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from denoised_mdp import cli
-from denoised_mdp.agent import Agent
+from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.replay import Batch
 
 A = 2
@@ -27,6 +29,12 @@ def make_batches(updates: int, length: int = 4, batch: int = 2) -> Batch:
         is_terminal=np.zeros((updates, length, batch), bool),
         factors={},
     )
+
+
+def make_state(agent: Agent) -> TrainState:
+    """With the same number everywhere, for tests to which the numbers do not matter: drawing them takes seconds."""
+    shapes = jax.eval_shape(agent.create, jax.random.key(0))
+    return jax.tree.map(lambda v: np.full(v.shape, 0.01).astype(v.dtype), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -50,25 +58,55 @@ def test_paper_size_has_the_paper_s_parameters(overrides, actions, expected):
     assert count((state.world_model, state.policy.actor, state.policy.critic)) == expected
 
 
-def test_parts_of_the_paper_s_model_have_its_sizes():
-    state = jax.eval_shape(lambda: Agent(cli.compose(["size=paper"]), 2).create(jax.random.key(0)))
+@pytest.mark.parametrize(
+    ("overrides", "actions", "sizes", "without_critic"),
+    [
+        ([], 2, (541_120, 434_402, 1_739_744, 3_846_755, 539_204), 7_101_225),
+        ([], 6, (541_600, 434_402, 1_739_744, 3_846_755, 542_412), 7_104_913),
+        (["env.image_size=96"], 5, (541_480, 434_402, 2_329_824, 2_159_331, 541_610), 6_006_647),
+    ],
+)
+def test_parts_of_the_paper_s_model_have_its_sizes(overrides, actions, sizes, without_critic):
+    agent = Agent(cli.compose(["size=paper", *overrides]), actions)
+    state = jax.eval_shape(lambda: agent.create(jax.random.key(0)))
     model = state.world_model
-    sizes = {
-        "transition": count(model.transition),
-        "reward": count((model.reward_x, model.reward_y)),
-        "encoder": count(model.encoder),
-        "decoder": count(model.decoder),
-        "actor": count(state.policy.actor),
-        "critic": count(state.policy.critic),
-    }
-    assert sizes == {
-        "transition": 541_120,
-        "reward": 434_402,
-        "encoder": 1_739_744,
-        "decoder": 3_846_755,
-        "actor": 539_204,
-        "critic": 377_601,
-    }
+    rewards = (model.reward_x, model.reward_y)
+    parts = (model.transition, rewards, model.encoder, model.decoder, state.policy.actor)
+    assert tuple(map(count, parts)) == sizes and sum(sizes) == without_critic
+    assert count(state.policy.critic) == 377_601
+
+
+def transition_size(x: tuple[int, int], y: tuple[int, int], z: tuple[int, int], actions: int, *, z_sees_y: bool) -> int:
+    """Parameters of the transition with parts of these widths, belief and state, layer by layer."""
+    embedding = 1024
+
+    def dense(*widths: int) -> int:
+        return sum(n * m + m for n, m in pairwise(widths))
+
+    def prior(belief: int, state: int) -> int:  # a GRU, then two layers
+        return 3 * (2 * belief * belief + 2 * belief) + dense(belief, belief, 2 * state)
+
+    seen_by_z = sum(x) + (sum(y) if z_sees_y else 0) + z[1] + actions
+    return (
+        dense(x[1] + actions, x[0])
+        + prior(*x)
+        + dense(y[1], y[0])
+        + prior(*y)
+        + dense(seen_by_z, z[0], z[0])
+        + prior(*z)
+        + dense(x[0] + y[0] + sum(z) + embedding, x[0] + y[0], 2 * (x[1] + y[1]))
+        + dense(sum(x) + sum(y) + z[0] + embedding, z[0], 2 * z[1])
+    )
+
+
+@pytest.mark.parametrize("z_prior_uses_y", [True, False])
+def test_figure_2c_has_the_layers_of_the_reference(z_prior_uses_y):
+    """The paper gives no count for it, so the layers are counted here; the same sum gives the paper's for Fig. 2b."""
+    assert transition_size((120, 20), (120, 20), (0, 0), 2, z_sees_y=True) == 541_120
+    agent = Agent(cli.compose(["size=paper", "model=xyz", f"model.z_prior_uses_y={z_prior_uses_y}"]), 2)
+    state = jax.eval_shape(lambda: agent.create(jax.random.key(0)))
+    expected = transition_size((120, 20), (70, 10), (70, 10), 2, z_sees_y=z_prior_uses_y)
+    assert count(state.world_model.transition) == expected
 
 
 def test_a_chunk_is_its_updates_one_by_one(agent):

@@ -78,6 +78,14 @@ def test_every_size_has_every_model(size, model):
     assert made.noise.video_background
 
 
+@pytest.mark.parametrize("size", ["paper", "small", "debug"])
+@pytest.mark.parametrize("policy", ["dynamics", "sac"])
+def test_every_size_has_every_policy(size, policy):
+    made = cli.compose([f"size={size}", f"policy={policy}"])
+    assert made.policy.name == policy
+    assert made.size.policy[policy].items() <= made.policy.model_dump().items()
+
+
 def test_paper_is_the_papers():
     """Table 5 and the hyperparameters of Sec. B.1.2, B.1.3."""
     xy, x, xyz = (cli.compose(["size=paper", f"model={name}"]) for name in ("xy", "x", "xyz"))
@@ -90,6 +98,7 @@ def test_paper_is_the_papers():
     assert (model.learning_rate, model.adam_epsilon, model.clip_norm) == (6e-4, 1e-7, 100)
     assert (model.encoder, model.decoder, model.embedding) == ("conv", "conv", 1024)
     assert (model.reward_widths, policy.actor_widths, policy.critic_widths) == ([400] * 2, [400] * 4, [400] * 3)
+    assert policy.name == "dynamics"
     assert (policy.actor_learning_rate, policy.critic_learning_rate, policy.start_every) == (8e-5, 8e-5, 1)
     assert (policy.horizon, policy.lambda_, policy.discount, policy.exploration_noise) == (15, 0.95, 0.99, 0.3)
     assert (train.env_steps, train.prefill, train.every, train.updates) == (1_000_000, 5000, 1000, 100)
@@ -140,6 +149,7 @@ def test_run_names():
     assert name() == name("seed=0", "noise=none", "size=small") == "runs/cheetah_run-none-xy-small-seed0"
     assert name("logger.wandb=offline", "train.env_steps=2e6") == name()  # the same run, longer
     assert name("env.task=walker_walk", "model=x", "seed=3") == "runs/walker_walk-none-x-small-seed3"
+    assert name("policy=sac", "policy.tau=0.01") == "runs/cheetah_run-none-xy-small-seed0-policy_sac-policy.tau_0.01"
     assert name("model.beta=0.5", "model.alpha=2") == name("model.alpha=2", "model.beta=0.5")
     assert name("model.beta=0.5") == "runs/cheetah_run-none-xy-small-seed0-model.beta_0.5"
     odd = [name("noise.source=/a/b"), name("noise.source=/a_b"), name("noise.source='/a b'")]
@@ -158,7 +168,7 @@ def test_run_names():
         (["nosie=none"], "nosie=none: there is no such setting; did you mean noise"),
         (["noise=vidoe"], "noise=vidoe: there is no such choice, only video_background, .*, none"),
         (["size=null"], "size=None: there is no such choice"),
-        (["experiment=quick"], "there is no such choice, only quickstart"),
+        (["experiment=quick"], r"there is no such choice, only quickstart, .* and \d+ more in configs/experiment$"),
         (["model.beta=3"], "model.beta=3: should be less than or equal to 1$"),
         (["seed=-1"], "seed=-1: should be greater than or equal to 0"),
         (["seed=abc"], "seed=abc: should be a valid integer"),
@@ -185,6 +195,16 @@ def test_run_names():
         (["train.batch_length=502"], "train.batch_length=502: must not exceed an episode, 501 steps"),
         (["train.batch_length=1"], "train.batch_length=1: should be greater than or equal to 2"),
         (["policy.horizon=1"], "policy.horizon=1: should be greater than or equal to 2"),
+        (["policy=sca"], "policy=sca: there is no such choice, only sac, dynamics, sac_walker"),
+        (["policy=sac", "policy.horizon=3"], "^policy.horizon=3: is no setting of policy=sac$"),
+        (["policy.tau=0.1"], "^policy.tau=0.1: is no setting of policy=dynamics$"),
+        (["policy=sac", "policy.tua=0.1"], r"policy.tua=0.1: there is no such setting; did you mean policy.tau\b"),
+        (["policy=sac", "policy.tau=0"], "policy.tau=0: should be greater than 0$"),
+        (["policy=sac", "policy.clip_norm=0"], "policy.clip_norm=0: should be greater than 0$"),
+        (["policy=sac", "policy.target_entropy=1"], "policy.target_entropy=1: should be less than or equal to 0.69$"),
+        (["policy.clip_norm=null"], "policy.clip_norm=None: should be a valid number"),
+        (["policy.name=ppo"], "^policy.name=ppo: should be one of 'dynamics', 'sac'$"),
+        (["policy.name=sac"], "policy.tau: is missing, policy=sac sets it; .*horizon=15: is no setting of policy=sac"),
         (["size=paper", "policy.start_every=2501"], "policy.start_every=2501: must not exceed the 2500 states"),
         (["env.action_repeat=4", "train.every=3"], "train.every=3: must be at least env.action_repeat=4"),
         (["size=paper", "replay.capacity=49"], "replay.capacity=49: must be at least train.batch_length=50"),
@@ -288,7 +308,8 @@ def test_help_and_cfg(script):
         line = re.search(rf"^ +{group} +(\S.*)$", done.stdout, re.MULTILINE)
         assert line, group
         for choice in choices:
-            assert re.search(rf"\b{choice}\b", line[1]), f"{group}={choice} is not in the help"
+            told = re.escape("paper/TASK_VARIANT[_sac]") if choice.startswith("paper/") else rf"\b{choice}\b"
+            assert re.search(told, line[1]), f"{group}={choice} is not in the help"
     mentioned = set(re.findall(r"([a-z_][a-z_.]*)=", done.stdout)) - {"key", "group"}
     assert mentioned and mentioned <= {*config.names(), *cli._groups()}
 

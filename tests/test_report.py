@@ -28,7 +28,7 @@ def test_curves_are_grouped_by_model_and_their_last_points_reported(tmp_path):
     rows = {"task": task, "random_mean": 1.0, "best_constant_mean": 2.0}
     summary = report.draw(runs, rows, tmp_path / "out" / "curves.png")
     assert (tmp_path / "out" / "curves.png").stat().st_size > 0
-    assert summary["models"]["xy"] == {
+    assert summary["methods"]["x and y (Denoised MDP, Fig. 2b)"] == {
         "seed 0": {"env_step": 10_000, "return": 3.0},
         "seed 1": {"env_step": 5000, "return": 4.0},
     }
@@ -38,7 +38,7 @@ def test_curves_are_grouped_by_model_and_their_last_points_reported(tmp_path):
 @pytest.mark.parametrize(
     ("second", "every", "baseline", "message"),
     [
-        (["seed=0"], 5000, None, "same model and seed"),
+        (["seed=0"], 5000, None, "same model, policy and seed"),
         (["seed=1", "env.task=walker_walk"], 5000, None, "several worlds"),
         (["seed=1"], 4000, None, "different env steps"),
         (["seed=1"], 5000, "walker_walk", "baselines are of walker_walk"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from safetensors.numpy import load_file
 
 from denoised_mdp import checkpoint, cli, loop, run_dir
@@ -75,6 +76,34 @@ def test_a_run_leaves_everything_it_should(finished):
     replay = Replay.open(finished)
     assert replay.num_episodes == 2
     assert {"factors/position", "factors/video_frame"} <= replay.episode(0).keys()
+
+
+def test_prefill_is_uniform_and_counted_in_env_steps(finished):
+    """1000 env steps are 500 actions; the policy, which starts as good as bang-bang, takes the rest."""
+    prefill, later = (Replay.open(finished).episode(i)["action"][1:, 0] for i in (0, 1))
+    assert len(prefill) == len(later) == 500
+    assert scipy.stats.kstest(prefill, scipy.stats.uniform(-1, 2).cdf).pvalue > 0.01
+    assert np.mean(np.abs(prefill) == 1) == 0 and np.mean(np.abs(later) == 1) > 0.2
+
+
+def test_updates_come_in_blocks_every_so_many_env_steps_from_the_prefill_s_end_on(finished):
+    done = {line["env_step"]: line["train/updates"] for line in read_metrics(finished) if "train/updates" in line}
+    assert done == {1000: 5, 1250: 10, 1500: 15, 1750: 20, 2000: 25}
+
+
+def test_evaluation_comes_first_of_all_and_then_every_so_many_env_steps(finished):
+    assert [line["env_step"] for line in read_metrics(finished) if "evaluate/return_mean" in line] == [0, 2000]
+
+
+@pytest.mark.parametrize("include_running", [False, True])
+def test_an_episode_that_goes_on_is_learned_from_only_if_asked(include_running, tmp_path):
+    config = cli.compose([*SHORT, f"replay.include_running={include_running}", f"run_dir={tmp_path / 'run'}"])
+    run = loop.Run(config)
+    for _ in range(50):
+        run._collect()
+    run.close()
+    assert run.env_step == 100 and run.replay.num_steps == 51
+    assert run.replay.can_sample(config.train.batch_length) == include_running
 
 
 def test_the_same_command_on_a_finished_run_says_so(finished, environment):
