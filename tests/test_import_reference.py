@@ -12,6 +12,7 @@ import pytest
 
 from denoised_mdp import checkpoint, cli, evaluation, loop, reference, run_dir
 from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.config import DynamicsPolicy
 from denoised_mdp.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +67,7 @@ def test_a_config_says_the_rest(golden):
     objective = Agent(made, source.actions).objective
     assert (objective.alpha, objective.beta, objective.beta_free_nats_x) == (1.0, (1.0, 0.125, 0.125), 0.5)
     assert objective.free_nats == (0.5, 0.0, 0.0)
+    assert isinstance(made.policy, DynamicsPolicy)
     assert (made.policy.horizon, made.policy.discount, made.model.min_stddev) == (4, 0.99, 0.1)
 
 
@@ -129,6 +131,7 @@ def test_an_imported_run_is_evaluated_and_looked_at(imported, tiny, capsys):
         assert "return" in capsys.readouterr().out
     assert len(list((imported / "visualize").iterdir())) == 2
     config = run_dir.load(imported)
+    assert isinstance(config.policy, DynamicsPolicy)
     assert (config.model.alpha, config.policy.horizon) == (2, 3)
     _, state = evaluation.load_agent(config, 1, run_dir.checkpoint(imported, "latest"))
     jax.tree.map(np.testing.assert_array_equal, state, tiny[0])
