@@ -260,7 +260,7 @@ def _check(override: Override) -> None:
                 raise UserError(f"{key}={value}: there is no such choice, only {told}")
     else:
         for name in _named(key, override.value()):
-            if name not in names:
+            if name not in names and not name.startswith(tuple(f"{free}." for free in settings.FREE)):
                 at = "" if name == key else f"{name}: "
                 raise UserError(f"{text}: {at}there is no such setting{did_you_mean(name, [*groups, *names])}")
 

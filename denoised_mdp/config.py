@@ -88,7 +88,21 @@ class Sunlight(Settings):
     pixel_noise: NotNegative  # standard deviation, in grey levels
 
 
-Env = Annotated[DeepMindControl | Sunlight, Field(discriminator="name")]  # the world, by its name
+class Custom(Settings):
+    """An environment of the user's: docs/custom_environment.md."""
+
+    name: Literal["custom"]
+    task: Text  # a name for runs and plots
+    constructor: Text  # package.module:function or path/to/file.py:function
+    arguments: dict[str, Any]  # of the constructor, by name
+    image_size: Literal[64, 96]
+    action_repeat: Size
+    episode_frames: Size  # steps after which an episode is cut, if it has not ended before
+
+
+FREE = ("env.arguments",)  # sections whose settings are not ours to name
+
+Env = Annotated[DeepMindControl | Sunlight | Custom, Field(discriminator="name")]  # the world, by its name
 
 
 class Render(Settings):

@@ -200,7 +200,10 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
             state = shape(f"transition_model.{part}_belief_to_state_prior.module.2.weight")[0] // 2
             part_widths[part] = (belief, state)
     (hx, sx), (hy, sy), (hz, sz) = (part_widths.get(part, (0, 0)) for part in "xyz")
-    actions = shape("transition_model.x_state_action_pre_rnn.module.0.weight")[1] - sx
+    seen_by_x = shape("transition_model.x_state_action_pre_rnn.module.0.weight")[1]
+    actions = seen_by_x - sx
+    if actions < 1:
+        raise UserError(f"x's state of {sx} and an action should be seen by its prior, which has {seen_by_x} inputs")
     image_sizes = {2 * len(layers) + 1: size for size, layers in CONV_ENCODER.items()}
     linear = last(ENCODER)
     if linear not in image_sizes:
@@ -248,7 +251,6 @@ def described(config: Mapping[str, Any], weights: Arrays) -> dict[str, Any]:
         "embedding_size": found["model.embedding"],
         "decoder_hidden_size": found["model.decoder_hidden"],
         "filter_base": found["model.conv_features"],
-        "dense_hidden_size": found["model.reward_widths"][0],
         "dense_activation": "elu",
         "conv_activation": "relu",
         "observation_stddev": 1.0,
@@ -294,6 +296,8 @@ def read(path: Path) -> Source:
     """
     if path.suffix not in (".npz", ".pth"):
         raise UserError(f"{path} is neither an .npz nor a .pth")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
     try:
         if path.suffix == ".pth":
             return _read_checkpoint(path)

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="a checkpoint_*.pth (needs the extra `reference`) or an .npz")
     parser.add_argument(
         "settings",
-        nargs="+",
+        nargs="*",
         metavar="key=value",
         help="run_dir=RUN, the folder to make, and what the file cannot tell, as for train.py: env.task above all. "
         "Widths, picture size and, where the file has them, loss weights are the file's. The rest is size=paper",
@@ -44,7 +44,7 @@ def import_weights(file: Path, settings: Sequence[str]) -> None:
 
     source = reference.read(file)
     config = configure(source.settings, settings)
-    envs.check(name=config.env.name, task=config.env.task, backend=config.render.backend, source=config.noise.source)
+    envs.check(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
     path = reference.save(source, config, imported_from=file)
     model = config.model
     parts = ", ".join(
@@ -79,7 +79,7 @@ def actions_of_task(config: Config) -> int:
     """The number of actions that the environment takes."""
     from denoised_mdp.evaluation import make_env
 
-    without_video = config.noise.model_copy(update={"video_background": False})
+    without_video = config.noise.model_copy(update={"video_background": False, "noisy_sensor": False})
     env = make_env(config.model_copy(update={"noise": without_video}), seed=0, split="eval")
     try:
         return env.action_size

@@ -95,8 +95,8 @@ def test_each_factor_can_be_switched_off_and_the_others_go_on(name):
     else:
         np.testing.assert_array_equal(a["reward"], b["reward"])
     painter = Painter(**{factor: float(factor != name) for factor in FACTORS})
-    pictures = [painter.paint(**{**HALF, name: value}, heading=1) for value in (0.1, 0.9)]
-    np.testing.assert_array_equal(*pictures)
+    low, high = (painter.paint(**{**HALF, name: value}, heading=1) for value in (0.1, 0.9))
+    np.testing.assert_array_equal(low, high)
 
 
 def test_without_a_curtain_nothing_scares_the_bird():
@@ -118,7 +118,7 @@ def changed(name: str) -> np.ndarray:
 
 
 def test_every_factor_has_pixels_of_its_own():
-    """And enough: 300 squared differences of a grey level in [0, 1] between its ends, 150 nats of a decoder's."""
+    """And enough of them: at least 10 nats of the decoder's Gaussian of unit variance between a factor's ends."""
     masks = {name: changed(name) for name in FACTORS}
     moving = ("curtain", "bird", "plane")
     for name in moving:
@@ -127,7 +127,7 @@ def test_every_factor_has_pixels_of_its_own():
     painter = Painter(curtain=1, bird=1, weather=1, plane=1)
     for name in FACTORS:
         ends = [painter.paint(**{**HALF, name: value}, heading=1) / 255 for value in (0.0, 1.0)]
-        assert ((ends[1] - ends[0]) ** 2).sum() > 20, name
+        assert ((ends[1] - ends[0]) ** 2).sum() / 2 > 10, name
 
 
 def test_every_factor_can_be_read_from_the_picture():
@@ -160,7 +160,8 @@ def test_pixel_noise_is_as_strong_as_it_says_and_in_the_picture_alone():
     difference = np.array([b.observation.astype(float) - a.observation for a, b in zip(clean, noisy, strict=True)])
     middle = np.array([(a.observation > 40) & (a.observation < 215) for a in clean])  # not cut off at black or white
     assert difference[middle].std() == pytest.approx(10, rel=0.05)
-    assert np.corrcoef(difference[:2].reshape(2, -1))[0, 1] < 0.1
+    first, second = difference[:2].reshape(2, -1)
+    assert abs((first * second).mean()) < 0.1 * 10**2  # another one in each picture
     for a, b in zip(clean, noisy, strict=True):
         assert a.reward == b.reward and a.info["factors"] == b.info["factors"]
 

@@ -12,19 +12,21 @@ import pytest
 
 from denoised_mdp import checkpoint, cli, evaluation, loop, reference, run_dir
 from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.config import DynamicsPolicy
 from denoised_mdp.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "xyz_64.npz"
 TINY = ["size=paper", "model.conv_features=1", "model.embedding=6", "model.decoder_hidden=5", "model.reward_widths=[4]"]
 TINY += ["policy.actor_widths=[4,3]", "policy.critic_widths=[3]", "model=xyz", "model.x={belief:4,state:3}"]
-TINY += ["model.y={belief:3,state:2}", "model.z={belief:2,state:1}"]
+TINY += ["model.y={belief:3,state:2}", "model.z={belief:2,state:1}", "model.z_prior_uses_y=false"]
 
 
 def script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # pydantic looks its types up there
     spec.loader.exec_module(module)
     return module
 
@@ -56,6 +58,7 @@ def test_sizes_follow_from_the_arrays(golden, tiny):
     assert (settings["policy.actor_widths"], settings["policy.critic_widths"]) == ([12] * 4, [12] * 3)
     actions, settings = reference.sizes(tiny[1])
     assert (actions, settings["model.reward_widths"], settings["policy.actor_widths"]) == (1, [4], [4, 3])
+    assert settings["model.z_prior_uses_y"] is False
 
 
 def test_a_config_says_the_rest(golden):
@@ -64,6 +67,7 @@ def test_a_config_says_the_rest(golden):
     objective = Agent(made, source.actions).objective
     assert (objective.alpha, objective.beta, objective.beta_free_nats_x) == (1.0, (1.0, 0.125, 0.125), 0.5)
     assert objective.free_nats == (0.5, 0.0, 0.0)
+    assert isinstance(made.policy, DynamicsPolicy)
     assert (made.policy.horizon, made.policy.discount, made.model.min_stddev) == (4, 0.99, 0.1)
 
 
@@ -107,7 +111,8 @@ def test_what_does_not_fit_is_named(golden, name, shape, message):
         reference.to_ours(wrong, Agent(made, actions).create(jax.random.key(0)))
 
 
-WORLD = ["env.task=cartpole_balance", "env.action_repeat=100", "render.backend=ray", "render.quality=fast"]
+WORLD = ["env.task=cartpole_balance", "render.backend=ray", "render.quality=fast"]
+WORLD += ["env.action_repeat=100", "train.batch_length=8"]  # episodes of ten steps
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +131,7 @@ def test_an_imported_run_is_evaluated_and_looked_at(imported, tiny, capsys):
         assert "return" in capsys.readouterr().out
     assert len(list((imported / "visualize").iterdir())) == 2
     config = run_dir.load(imported)
+    assert isinstance(config.policy, DynamicsPolicy)
     assert (config.model.alpha, config.policy.horizon) == (2, 3)
     _, state = evaluation.load_agent(config, 1, run_dir.checkpoint(imported, "latest"))
     jax.tree.map(np.testing.assert_array_equal, state, tiny[0])
@@ -165,10 +171,13 @@ def test_wrong_settings_are_one_clear_line_and_write_nothing(tmp_path, settings,
 
 def test_without_pytorch_its_files_name_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "checkpoint_1000.pth").touch()
     with pytest.raises(UserError, match=r"needs PyTorch: pip install -e '.\[reference\]'"):
         reference.read(tmp_path / "checkpoint_1000.pth")
     with pytest.raises(UserError, match=r"neither an \.npz nor a \.pth"):
         reference.read(tmp_path / "checkpoint_1000.zip")
+    with pytest.raises(UserError, match="there is no such file"):
+        reference.read(tmp_path / "checkpoint_2000.pth")
 
 
 def test_a_checkpoint_of_the_reference_is_read(golden, tmp_path):

@@ -18,7 +18,7 @@ from denoised_mdp.envs.video import Split
 from denoised_mdp.envs.world import World
 from denoised_mdp.errors import UserError, did_you_mean
 
-ENVIRONMENTS = ("dmc", "sunlight")
+ENVIRONMENTS = ("dmc", "sunlight", "custom")
 NO_NOISE = {"video_background": False, "noisy_sensor": False, "camera_jitter": False, "source": "pink"}
 
 Settings = Mapping[str, Any]
@@ -33,7 +33,8 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
         split: train or eval; keeps the videos and episodes of evaluation apart.
 
     Raises:
-        UserError: what `check` raises, or a camera that is not there.
+        UserError: what `check` raises, a camera that is not there, or a custom environment without pictures or with
+            actions of another kind.
     """
     check(env=env, render=render, noise=noise)
     root = np.random.SeedSequence((seed, video.SPLITS.index(split)))
@@ -70,6 +71,10 @@ def check(*, env: Settings, render: Settings, noise: Settings) -> None:
         _check_dmc(env["task"], render["backend"], noisy_sensor=noise["noisy_sensor"])
     elif noise["video_background"]:
         raise UserError(f"noise.video_background=true is for env=dmc: env.name={name} has no background to replace")
+    if name == "custom":
+        from denoised_mdp.envs import custom  # gymnasium: only for those who use it
+
+        custom.check(env["constructor"], env["arguments"])
 
 
 def _check_dmc(task: str, backend: str, *, noisy_sensor: bool) -> None:
@@ -85,6 +90,11 @@ def _check_dmc(task: str, backend: str, *, noisy_sensor: bool) -> None:
 def _world(env: Settings, render: Settings, *, background: bool, seed: np.random.SeedSequence) -> World:
     if env["name"] == "dmc":
         return _dmc(env, render, background=background, seed=seed)
+    if env["name"] == "custom":
+        from denoised_mdp.envs import custom
+
+        own = ("constructor", "arguments", "image_size", "episode_frames")
+        return custom.Custom(**{name: env[name] for name in own}, seed=seed)
     own = ("curtain", "bird", "weather", "plane", "curtain_reward", "weather_reward", "pixel_noise", "episode_frames")
     return Sunlight(**{name: env[name] for name in own}, seed=seed)
 

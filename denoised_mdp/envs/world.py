@@ -149,9 +149,9 @@ class Layer:
         self._world.close()
 
 
+_STREAMS: tuple[Stream, ...] = ("world", "video", "camera", "world_noise")
+
+
 def stream(seed: np.random.SeedSequence, layer: Stream) -> np.random.SeedSequence:
     """The random stream of one layer of an environment, whichever others there are."""
     return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, _STREAMS.index(layer)))
-
-
-_STREAMS: tuple[Stream, ...] = ("world", "video", "camera", "world_noise")

@@ -1,4 +1,4 @@
-"""A room wants sunlight. One factor of each of the paper's four kinds, each a number in [0, 1], drawn in the picture:
+"""A room wants sunlight. There is a factor of each of the paper's four kinds, a number in [0, 1] that is drawn:
 
 curtain   controlled, rewarded      how far it is open; the action moves it
 bird      controlled, not rewarded  how far it has flown up: the moving curtain scares it, then it comes back
@@ -65,7 +65,7 @@ class Sunlight:
             episode_frames: steps of an episode.
         """
         strengths = {"curtain": curtain, "bird": bird, "weather": weather, "plane": plane}
-        self.factor_kinds = {name: kind for name, kind in FACTORS.items() if strengths[name]}
+        self.factor_kinds: dict[str, FactorKind] = {name: kind for name, kind in FACTORS.items() if strengths[name]}
         if "bird" in self.factor_kinds and not curtain:
             self.factor_kinds["bird"] = "neither"  # nothing scares it
         self.factor_periods: dict[str, ArrayLike] = {}

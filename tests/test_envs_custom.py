@@ -1,0 +1,240 @@
+"""Environments of the user's, first of all those of docs/custom_environment.md."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dm_env
+import gymnasium
+import numpy as np
+import pytest
+from dm_env import specs
+from environments import play, same
+
+from denoised_mdp import cli
+from denoised_mdp.envs import Env
+from denoised_mdp.envs.render import backend
+from denoised_mdp.errors import UserError
+from denoised_mdp.evaluation import make_env
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "custom_environment.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def documented(tmp_path, monkeypatch) -> Path:
+    """A folder with the files of the page, the settings among a copy of ours."""
+    shutil.copytree(cli.CONFIGS, tmp_path / "configs")
+    for language, text in BLOCKS:
+        if language == "python":
+            (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
+        else:
+            (tmp_path / "configs" / "env" / "dot.yaml").write_text(text)
+    monkeypatch.setattr(cli, "CONFIGS", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def build(*overrides: str, seed: int = 0) -> Env:
+    return make_env(cli.compose(overrides), seed=seed, split="train")
+
+
+def build_from(constructor, *overrides: str) -> Env:
+    """An environment from a function of this module, which is on the path while testing."""
+    return build("env=custom", f"env.constructor={__name__}:{constructor.__name__}", *overrides)
+
+
+def test_the_documented_environment_is_what_it_says(documented):
+    env = build("env=dot", "env.action_repeat=2")
+    assert (env.action_size, env.observation_shape, env.episode_frames) == (1, (64, 64, 3), 200)
+    assert env.factor_kinds == {"place": "controlled_rewarded"}
+    steps = play(env, 101)
+    assert [t for t, step in enumerate(steps) if step.is_last] == [100] and not steps[100].is_terminal
+    assert steps[101].is_first and steps[101].info["factors"]["place"] != steps[0].info["factors"]["place"]
+    for step in steps[:5]:
+        rows, columns = np.nonzero(step.observation[..., 0])
+        assert abs(columns.mean() - step.info["factors"]["place"]) < 2 and abs(rows.mean() - 32) < 1
+    assert cli.compose(["env=dot"]).run_dir == "runs/dot-none-xy-small-seed0"
+
+
+def test_the_documented_environment_goes_on_exactly(documented):
+    env, copy = build("env=dot"), build("env=dot")
+    play(env, 230)
+    current = copy.restore(json.loads(json.dumps(env.state())))
+    assert current is not None
+    for action in np.random.default_rng(3).uniform(-1, 1, (190, 1)):
+        a, b = (e.reset() if current.is_last else e.step(action) for e in (env, copy))
+        assert same(a, b)
+        current = a
+    assert not same(play(build("env=dot", seed=1), 0)[0], play(build("env=dot", seed=2), 0)[0])
+
+
+def test_arguments_of_the_constructor_are_settings(documented):
+    small, large = (play(build("env=dot", f"env.arguments.radius={radius}"), 0)[0] for radius in (2, 9))
+    assert (large.observation > 0).sum() > 4 * (small.observation > 0).sum()
+    with pytest.raises(UserError, match=r"env\.arguments\.radios"):
+        build("env=dot", "env.arguments.radios=2")
+
+
+@pytest.mark.skipif(not backend.works("egl"), reason="no EGL here")
+def test_the_documented_dm_env_runs(documented):
+    code = """
+import numpy as np
+from denoised_mdp import cli
+from denoised_mdp.evaluation import make_env
+config = cli.compose(["env=custom", "env.constructor=walk.py:make"])
+env, copy = (make_env(config, seed=0, split="train") for _ in range(2))
+env.reset(), env.reset()
+found = [env.step(np.full(6, 0.3)) for _ in range(3)]
+assert (found[-1].observation.std() > 10) and found[-1].observation.shape == (64, 64, 3)
+assert (copy.restore(env.state()).observation == found[-1].observation).all()
+"""
+    environment = os.environ | {"MUJOCO_GL": "egl", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=documented, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+class Grey(dm_env.Environment):
+    """A grey picture of 20 x 30 that `random` chose, for three steps."""
+
+    def __init__(self, random, ends, spec=None):
+        self.random, self.ends = random, ends
+        self.spec = spec or specs.BoundedArray((2,), np.float32, [-2, 0], [2, 10])
+        self.given = []
+
+    def reset(self):
+        self.level, self.t = self.random.randint(256), 0
+        return dm_env.restart(self.picture())
+
+    def step(self, action):
+        self.given.append(action)
+        self.t += 1
+        if self.t < 3:
+            return dm_env.transition(0.5, self.picture())
+        return self.ends(1.0, self.picture())
+
+    def picture(self):
+        return {"pixels": np.full((20, 30, 3), self.level, np.uint8), "other": 1.0}
+
+    def observation_spec(self):
+        raise NotImplementedError
+
+    def action_spec(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.spec
+
+
+def terminating(random):
+    return Grey(random, dm_env.termination)
+
+
+def truncating(random):
+    return Grey(random, dm_env.truncation)
+
+
+class Rendered(gymnasium.Env):
+    """Its observation is no picture, its rendering is."""
+
+    render_mode = "rgb_array"
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.level = int(self.np_random.integers(200))
+        return np.zeros(3), {}
+
+    def step(self, action):
+        self.level += 1
+        return np.zeros(3), 0.0, self.level % 7 == 0, False, {}
+
+    def render(self):
+        return np.full((64, 64, 3), self.level, np.uint8)
+
+
+def rendered(random):
+    return Rendered()
+
+
+def test_a_dm_env_is_scaled_seeded_and_ended_as_it_ends():
+    for constructor, terminal in ((terminating, True), (truncating, False)):
+        env = build_from(constructor)
+        steps = play(env, 3)
+        assert [step.is_last for step in steps] == [False, False, False, True]
+        assert steps[-1].is_terminal == terminal
+        assert [step.reward for step in steps] == [0, 0.5, 0.5, 1.0]
+        assert (steps[0].observation == steps[0].observation[0, 0, 0]).all()
+    env.reset()
+    env.step([-1, 1])
+    given = env._world._env.given[-1]  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(given, np.array([-2, 10], np.float32))
+    assert given.dtype == np.float32
+    levels = [env.reset().observation[0, 0, 0] for _ in range(8)]
+    assert len(set(levels)) > 4
+    again = build_from(truncating)
+    play(again, 3)
+    again.reset()
+    assert [again.reset().observation[0, 0, 0] for _ in range(8)] == levels
+
+
+def test_a_rendering_is_a_picture_too():
+    steps = play(build_from(rendered), 20)
+    levels = [int(step.observation[0, 0, 0]) for step in steps]
+    assert np.ptp(levels) > 5
+    for before, now, step in zip(levels[:-1], levels[1:], steps[1:], strict=True):
+        assert step.is_first or now == before + 1
+        assert step.is_terminal == (now % 7 == 0 and not step.is_first)
+
+
+def unbounded(random):
+    return Grey(random, dm_env.truncation, specs.Array((2,), np.float32))
+
+
+def choosing(random):
+    return Grey(random, dm_env.truncation, specs.DiscreteArray(4))
+
+
+class Blind(Grey):
+    def picture(self):
+        return {"state": 1.0}
+
+
+def blind(random):
+    return Blind(random, dm_env.truncation)
+
+
+def nothing(random):
+    return None
+
+
+class OfNoKind(Grey):
+    factor_kinds = {"level": "controlable"}  # noqa: RUF012
+
+
+def of_no_kind(random):
+    return OfNoKind(random, dm_env.truncation)
+
+
+@pytest.mark.parametrize(
+    ("constructor", "message"),
+    [
+        ("null", "env.constructor=None: should be a valid string"),
+        ("dot", "env.constructor=dot should be package.module:function or path/to/file.py:function"),
+        ("no.such:make", "env.constructor=no.such:make cannot be imported: No module named 'no'"),
+        ("nowhere.py:make", r"env.constructor=nowhere.py:make cannot be imported: .*nowhere\.py"),
+        (f"{__name__}:mkae", f"{__name__} has no function mkae"),
+        (f"{__name__}:Grey", "does not take random and env.arguments: missing a required argument: 'ends'"),
+        (f"{__name__}:nothing", "made a NoneType, no dm_env.Environment and no gymnasium.Env"),
+        (f"{__name__}:unbounded", "its actions should be a vector of numbers with finite bounds, not Array"),
+        (f"{__name__}:choosing", "its actions should be a vector of numbers with finite bounds, not DiscreteArray"),
+        (f"{__name__}:blind", r"its observation should be a picture, .* or have one named pixels; got object \[\]"),
+        (f"{__name__}:of_no_kind", "its factor_kinds level=controlable are none of controlled_rewarded, "),
+    ],
+)
+def test_what_is_wrong_with_an_environment_is_one_line(constructor, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build("env=custom", f"env.constructor='{constructor}'" if constructor != "null" else "env.task=mine")
+    assert "\n" not in str(caught.value)
