@@ -218,6 +218,35 @@ def of_no_kind(random):
     return OfNoKind(random, dm_env.truncation)
 
 
+class Turning(Grey):
+    factor_kinds = {"angle": "controlled_rewarded"}  # noqa: RUF012
+    factor_periods = {"angle": 360}  # noqa: RUF012
+
+    def factors(self):
+        return {"angle": self.level}
+
+
+def turning(random):
+    return Turning(random, dm_env.truncation)
+
+
+def turning_what_is_not_there(random):
+    environment = turning(random)
+    environment.factor_periods = {"angel": 360}
+    return environment
+
+
+def test_what_nobody_told_of_an_environment_is_not_made_up():
+    env = build_from(turning)
+    assert env.factor_periods == {"angle": 360} and env.robot_mask() is None
+    assert build_from(terminating).factor_periods == {}
+    angles = []
+    for noise in (None, 1):
+        env.seed(7, noise=noise)
+        angles.append(env.reset().info["factors"]["angle"])
+    assert angles[0] == angles[1]  # all its draws are those of its physics, for all we know
+
+
 @pytest.mark.parametrize(
     ("constructor", "message"),
     [
@@ -232,6 +261,7 @@ def of_no_kind(random):
         (f"{__name__}:choosing", "its actions should be a vector of numbers with finite bounds, not DiscreteArray"),
         (f"{__name__}:blind", r"its observation should be a picture, .* or have one named pixels; got object \[\]"),
         (f"{__name__}:of_no_kind", "its factor_kinds level=controlable are none of controlled_rewarded, "),
+        (f"{__name__}:turning_what_is_not_there", "its factor_periods angel are not in factor_kinds"),
     ],
 )
 def test_what_is_wrong_with_an_environment_is_one_line(constructor, message):

@@ -305,6 +305,34 @@ def test_what_the_camera_no_longer_sees_is_black_and_background():
     assert (picture.rgb == 0).all()
 
 
+def test_the_mask_of_the_robot_moves_with_the_camera():
+    steady, shaken = (variant(name) for name in ("video_background", "video_background_camera_jitter"))
+    for env in (steady, shaken):
+        play(env, 3)
+    mask, there = shaken.robot_mask(), steady.robot_mask()
+    assert mask is not None and there is not None
+    offset = shaken._world.factors()["camera_offset"]
+    expected = scipy.ndimage.shift(there.astype(float), offset[::-1], order=1, mode="grid-constant", cval=0)
+    clear = np.abs(expected - 0.5) > 0.01
+    np.testing.assert_array_equal(mask[clear], expected[clear] > 0.5)
+    assert (mask != there).any()
+
+
+def test_one_physics_is_seen_under_other_noise_of_every_part():
+    seen = {}
+    for name in ("all", "camera_jitter"):
+        env = variant(name)
+        for noise in (1, 2):
+            env.seed(7, noise=noise)
+            seen[name, noise] = [step.info["factors"] for step in play(env, 3)]
+    for one, other in zip(seen["all", 1], seen["all", 2], strict=True):
+        np.testing.assert_array_equal(one["position"], other["position"])
+        for factor in ("video_frame", "video_brightness", "sensor_noise", "camera_offset"):
+            assert (one[factor] != other[factor]).any(), factor
+    for whole, alone in zip(seen["all", 1], seen["camera_jitter", 1], strict=True):
+        np.testing.assert_array_equal(whole["camera_offset"], alone["camera_offset"])
+
+
 EGL = """
 import sys
 import numpy as np

@@ -199,6 +199,53 @@ def test_the_seed_decides_everything():
     assert all(map(same, play(reseeded, 5), play(fresh, 5)))
 
 
+def test_the_same_curtain_and_bird_are_seen_under_other_weather():
+    env, actions = build("env.pixel_noise=5", "noise.camera_jitter=true"), np.random.default_rng(0).uniform(-1, 1, 50)
+    seen = {}
+    for noise in (None, 1, 2):
+        env.seed(7, noise=noise)
+        seen[noise] = follow(env, actions)
+    for noise in (1, 2):
+        for name in ("curtain", "bird"):
+            np.testing.assert_array_equal(seen[noise][name], seen[None][name])
+    for name in ("weather", "plane", "camera_offset"):
+        first = [seen[noise][name][0] for noise in seen]
+        assert len(np.unique(first, axis=0)) == 3, name
+    env.seed(8, noise=1)
+    other = follow(env, actions)
+    for name in ("weather", "plane", "camera_offset"):
+        np.testing.assert_array_equal(other[name], seen[1][name])
+    assert (other["curtain"] != seen[1]["curtain"]).any()
+
+
+def test_the_pixels_are_noisy_anew_too():
+    env = build("env.pixel_noise=5", "env.weather=0", "env.plane=0")
+    pictures = []
+    for noise in (1, 2):
+        env.seed(7, noise=noise)
+        pictures.append(env.reset().observation)
+    assert (pictures[0] != pictures[1]).mean() > 0.5
+
+
+def test_the_mask_is_where_the_curtain_is():
+    """Pixels without it are those of the same world without a curtain, and those with it all differ."""
+    env, without = build(), build("env.curtain=0")
+    assert without.robot_mask() is None
+    covered = []
+    for actions in (np.ones(15), -np.ones(15)):
+        follow(env, actions)
+        mask, picture = env.robot_mask(), env._world.render().rgb
+        bare = Painter(curtain=0, bird=1, weather=1, plane=1)
+        world = env._world
+        factors = {name: float(value) for name, value in world.factors().items()}
+        room = bare.paint(**factors, heading=world._heading).astype(np.uint8)  # type: ignore[attr-defined]
+        assert mask is not None
+        differs = (picture != room).any(-1)
+        assert (mask <= differs).all() and (mask != differs).mean() < 0.02  # columns that are covered by less than half
+        covered.append(mask.sum())
+    assert covered[1] > 5 * covered[0] > 0
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
