@@ -96,7 +96,7 @@ def _collapsed(matrix: Matrix, kinds: Mapping[str, FactorKind], kl: Mapping[str,
     for part, nats in kl.items():
         needed = part == "x" or any(kind in MEANT_FOR[part] for kind in kinds.values())
         scores = [best(cell) for name, cell in matrix[part].items() if name in kinds]
-        reads_nothing = all(score.value <= score.baseline + ABOVE_BASELINE for score in scores)
+        reads_nothing = all(score.low <= score.baseline + ABOVE_BASELINE for score in scores)
         if needed and nats < NO_NATS and reads_nothing:
             yield Alarm(
                 "collapsed",
@@ -122,11 +122,10 @@ def _swapped(matrix: Matrix, kinds: Mapping[str, FactorKind], kl: Mapping[str, f
 def _leaking(matrix: Matrix, kinds: Mapping[str, FactorKind], kl: Mapping[str, float]) -> Iterator[Alarm]:
     for part in kl:
         meant = MEANT_FOR.get(part, ())
-        noise = [name for name in matrix["x"] if kinds.get(name) in meant]
-        leak = best_known(matrix, "x", noise)
-        if leak is None or leak.factor is None:
-            continue
-        if leak.value >= max(MUCH, best(matrix["x"][leak.factor]).baseline + ABOVE_BASELINE):
+        noise = {name: best(cell) for name, cell in matrix["x"].items() if kinds.get(name) in meant}
+        known = [name for name, of in noise.items() if of.value >= max(MUCH, of.baseline + ABOVE_BASELINE)]
+        leak = best_known(matrix, "x", known)
+        if leak:
             yield Alarm(
                 "leaking",
                 "x",

@@ -48,12 +48,14 @@ def probe(
     return Factorization(matrix, left_out, kl, headline(matrix, kinds), alarms(matrix, kinds, kl))
 
 
-def measure(world_model: WorldModel, recordings: Recordings, key: jax.Array) -> dict[str, Any]:
+def measure(
+    world_model: WorldModel, recordings: Recordings, key: jax.Array, *, probes: Sequence[str] = (LINEAR, NONLINEAR)
+) -> dict[str, Any]:
     """Everything, as nested plain data without NaN; what a world or a model does not have is None or missing."""
     filter_key, pair_key, action_key = jax.random.split(key, 3)
     episodes = recordings.episodes
     filtered = filter_all(world_model, episodes, filter_key)
-    found = probe(filtered, episodes, recordings.kinds, recordings.periods)
+    found = probe(filtered, episodes, recordings.kinds, recordings.periods, probes=probes)
     s = jax.tree.map(lambda *rows: np.concatenate(rows), *(f.s for f in filtered))
     action = random_actions(action_key, len(s.x.state), episodes[0].action.shape[-1])
     decided = controllability(world_model, s, action)

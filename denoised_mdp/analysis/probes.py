@@ -23,10 +23,10 @@ from denoised_mdp.analysis.targets import Classes, Numbers, Target
 
 LINEAR, NONLINEAR = "linear", "nonlinear"
 FOLDS = 5
-MOST_ROWS = 6000  # neighbouring rows tell nearly the same: of longer recordings every n-th is taken
+MOST_ROWS = 4000  # neighbouring rows tell nearly the same: of longer recordings every n-th is taken
 RESAMPLES = 1000  # of episodes, for the confidence intervals
 RIDGE = 1e-3  # penalty per row, features having variance 1
-HIDDEN, EPOCHS, DECAY = 64, 30, 0.1  # of the non-linear probe; it stops early instead of converging
+HIDDEN, DECAY, UPDATES, BATCH = 64, 3.0, 1000, 200  # of the non-linear probe; so few updates that it cannot overfit far
 
 
 class Score(NamedTuple):
@@ -128,14 +128,15 @@ def _predict(
         scaler = StandardScaler().fit(inputs[train])
         seen, unseen = scaler.transform(inputs[train]), scaler.transform(inputs[test])
         if numbers:
-            model = _fit(_regressor(kind, len(train), seed), seen, columns[train])
+            wanted = columns[train] if columns.shape[1] > 1 else columns[train, 0]
+            model = _fit(_regressor(kind, len(train), seed), seen, wanted)
             predicted_columns[test] = model.predict(unseen).reshape(len(test), -1)
         for target in targets:
             if isinstance(target, Classes):
                 labels = target.labels[train]
                 known = labels >= 0
                 if len(np.unique(labels[known])) > 1:
-                    model = _fit(_classifier(kind, seed), seen[known], labels[known])
+                    model = _fit(_classifier(kind, int(known.sum()), seed), seen[known], labels[known])
                     predicted[target.name][test] = model.predict(unseen)
     ends = np.cumsum([target.columns.shape[1] for target in numbers])
     return predicted | {
@@ -147,13 +148,24 @@ def _predict(
 def _regressor(kind: str, rows: int, seed: int) -> Any:
     if kind == LINEAR:
         return Ridge(alpha=RIDGE * rows)
-    return MLPRegressor(hidden_layer_sizes=(HIDDEN,), alpha=DECAY, max_iter=EPOCHS, random_state=seed)
+    return MLPRegressor(**_network(rows, seed))
 
 
-def _classifier(kind: str, seed: int) -> Any:
+def _classifier(kind: str, rows: int, seed: int) -> Any:
     if kind == LINEAR:
         return LogisticRegression(C=0.1, max_iter=200)
-    return MLPClassifier(hidden_layer_sizes=(HIDDEN,), alpha=DECAY, max_iter=EPOCHS, random_state=seed)
+    return MLPClassifier(**_network(rows, seed))
+
+
+def _network(rows: int, seed: int) -> dict[str, Any]:
+    epochs = -(-UPDATES * BATCH // rows)
+    return {
+        "hidden_layer_sizes": (HIDDEN,),
+        "alpha": DECAY,
+        "batch_size": min(BATCH, rows),
+        "max_iter": epochs,
+        "random_state": seed,
+    }
 
 
 def _fit(model: Any, inputs: NDArray[np.float64], outputs: NDArray[Any]) -> Any:
