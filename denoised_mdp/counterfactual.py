@@ -67,10 +67,10 @@ def swap_rows(
         UserError: the model lacks one of the parts.
     """
     length = min(len(a.action), len(b.action))
-    latents = [infer(world_model, *_cut(seen, length), jax.random.fold_in(key, i)) for i, seen in enumerate((a, b))]
-    _check(latents[0], parts)
+    of_a, of_b = (infer(world_model, *_cut(seen, length), jax.random.fold_in(key, i)) for i, seen in enumerate((a, b)))
+    _check(of_a, parts)
     named = " and ".join(parts)
-    with_b, with_a = swap(*latents, parts)
+    with_b, with_a = swap(of_a, of_b, parts)
     return {
         "episode A": a.observation[:length],
         "episode B": b.observation[:length],

@@ -120,7 +120,7 @@ def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int, labels
         for j, picture in enumerate(pictures[i]):
             sheet.paste(picture, (margin + j * (size + GAP), top))
     for j, t in enumerate(moments):
-        label = f"step {t}" if labels is None else labels[t]
+        label = f"step {t}" if labels is None else str(labels[t])
         draw.text((margin + j * (size + GAP) + size // 2, len(rows) * (size + GAP) + 2), label, "black", font, "ma")
     sheet.save(path)
 

@@ -16,11 +16,17 @@ from denoised_mdp.analysis.measure import measure
 from denoised_mdp.analysis.probes import LINEAR, NONLINEAR, Matrix, best, leakage_matrix
 from denoised_mdp.analysis.recordings import Recording, Recordings, bang_bang, collect, load, save, uniform
 from denoised_mdp.analysis.targets import Classes, Numbers, targets
+from denoised_mdp.envs import FactorKind
 from denoised_mdp.errors import UserError
 from denoised_mdp.latent import Factor, Latent
 
 EPISODES, ROWS = 8, 60
-KINDS = {"joint": "controlled_rewarded", "angle": "controlled_rewarded", "video": "neither", "clip": "neither"}
+KINDS: dict[str, FactorKind] = {
+    "joint": "controlled_rewarded",
+    "angle": "controlled_rewarded",
+    "video": "neither",
+    "clip": "neither",
+}
 PERIODS = {"angle": np.array(2 * np.pi)}
 
 
@@ -101,8 +107,7 @@ def test_a_collapsed_part_raises_the_alarm_where_it_is_needed(truth):
     assert raised(matrix, x=20.0, y=0.01) == {("collapsed", "y"), ("leaking", "x")}
     assert raised(matrix, x=20.0, y=5.0) == {("leaking", "x")}  # it carries something, if nothing that we ask for
     without_noise = {part: {n: c for n, c in cells.items() if n == "joint"} for part, cells in matrix.items()}
-    kinds = {"joint": KINDS["joint"]}
-    assert alarms(without_noise, kinds, {"x": 20.0, "y": 0.01}) == []  # type: ignore[arg-type]
+    assert alarms(without_noise, {"joint": KINDS["joint"]}, {"x": 20.0, "y": 0.01}) == []
     nothing_in_x = probed(truth, pure(3), mixed(noise(truth), 12, 2))
     assert raised(nothing_in_x, x=0.01, y=8.0) == {("collapsed", "x")}
 
@@ -245,7 +250,7 @@ def test_random_policies_are_a_function_of_the_seed_and_hold_their_actions(recor
     assert set(np.unique(bang)) == {-1.0, 1.0}
     assert 0 < (np.diff(bang, axis=0) != 0).mean() < 0.3
     again = [bang_bang(3)(np.random.default_rng(4))(None) for _ in range(2)]  # type: ignore[arg-type]
-    np.testing.assert_array_equal(*again)
+    np.testing.assert_array_equal(again[0], again[1])
 
 
 def test_the_same_key_is_the_same_draw_whatever_is_seen(model, recordings):

@@ -70,7 +70,7 @@ def test_information_sums_to_the_kl(model, episodes):
 
 
 def test_rows_are_pictures_with_titles(model, episodes):
-    swapped = swap_rows(model, *episodes, "y", KEY)
+    swapped = swap_rows(model, episodes[0], episodes[1], "y", KEY)
     assert list(swapped) == ["episode A", "episode B", "A with y of B", "B with y of A"]
     walked, labels = walk_rows(model, episodes[0], "x", KEY, dimensions=[2, 0], steps=5)
     assert [title[:4] for title in walked] == ["x[2]", "x[0]"] and labels[0] == "-3.0 sd" and labels[2] == "+0.0 sd"
@@ -85,7 +85,7 @@ def test_rows_are_pictures_with_titles(model, episodes):
 def test_what_a_user_gets_wrong_is_told(episodes):
     model = Agent(cli.compose(["size=debug", "model=xy"]), A).create(KEY).world_model
     with pytest.raises(UserError, match="this model has no z"):
-        swap_rows(model, *episodes, "yz", KEY)
+        swap_rows(model, episodes[0], episodes[1], "yz", KEY)
     with pytest.raises(UserError, match="this model has no z"):
         walk_rows(model, episodes[0], "z", KEY)
     with pytest.raises(UserError, match="dimensions 0 to 3, not 4"):
@@ -93,6 +93,6 @@ def test_what_a_user_gets_wrong_is_told(episodes):
     with pytest.raises(UserError, match="row 12, the episode has 12 rows"):
         walk_rows(model, episodes[0], "x", KEY, at=12)
     with pytest.raises(UserError, match=r"shape \(3,\), not \[T, 2\]"):
-        imagine_rows(model, episodes[0], {"plan": np.zeros(3)}, 4, KEY)
+        imagine_rows(model, episodes[0], {"plan": np.zeros(3, np.float32)}, 4, KEY)
     with pytest.raises(UserError, match="context is 12"):
-        imagine_rows(model, episodes[0], {"zero": np.zeros((3, A))}, 12, KEY)
+        imagine_rows(model, episodes[0], {"zero": np.zeros((3, A), np.float32)}, 12, KEY)

@@ -131,7 +131,7 @@ def test_the_target_of_reacher_is_a_factor():
 def test_turning_joints_wrap_and_others_do_not():
     cheetah, reacher = build(), build(task="reacher_easy")
     assert (np.flatnonzero(cheetah.factor_periods["position"]) == [2]).all()  # rooty; the legs' joints have limits
-    np.testing.assert_allclose(reacher.factor_periods["position"], [2 * np.pi, 0])
+    np.testing.assert_allclose(np.asarray(reacher.factor_periods["position"]), [2 * np.pi, 0])
     assert cheetah.factor_periods["video_frame"] == 50 and "velocity" not in cheetah.factor_periods
 
 

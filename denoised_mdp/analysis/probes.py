@@ -126,7 +126,7 @@ def _predict(
     }
     for train, test in folds:
         scaler = StandardScaler().fit(inputs[train])
-        seen, unseen = scaler.transform(inputs[train]), scaler.transform(inputs[test])
+        seen, unseen = (np.asarray(scaler.transform(inputs[rows])) for rows in (train, test))
         if numbers:
             wanted = columns[train] if columns.shape[1] > 1 else columns[train, 0]
             model = _fit(_regressor(kind, len(train), seed), seen, wanted)

@@ -182,7 +182,7 @@ def save(recordings: Recordings, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        np.savez(file, json=json.dumps(about), **arrays)
+        np.savez(file, json=json.dumps(about), **arrays)  # pyright: ignore[reportArgumentType] taken for allow_pickle
     partial.replace(path)
 
 

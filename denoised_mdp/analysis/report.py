@@ -125,7 +125,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     """The matrix, and beside it the three numbers and what the other measures say."""
     rows = rows_by_kind(report)
     figure = plt.figure(figsize=(13, max(6.5, 2.6 + 0.42 * len(rows))), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.15, 1))[0]
     _draw_matrix(left.subplots(), report, rows)
     panels = 2 + bool(report["clean_pairs"]) + bool(report["reconstruction"])
     axes = iter(right.subplots(panels, 1))

@@ -91,4 +91,4 @@ def grid_means(frames: NDArray[np.uint8], cells: int = 4) -> NDArray[np.float32]
     """
     rows, columns = (np.array_split(np.arange(side), min(cells, side)) for side in frames.shape[1:])
     means = [frames[:, r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean((1, 2), np.float32) for r in rows for c in columns]
-    return np.stack(means, -1) / 255
+    return (np.stack(means, -1) / 255).astype(np.float32)
