@@ -121,7 +121,7 @@ def test_x_alone_leaks_no_alarm_but_its_number(truth):
 
 
 def test_probes_of_pure_noise_are_at_the_baseline_and_so_are_exchanged_labels(truth):
-    kinds = {"joint": KINDS["joint"], "video": KINDS["video"]}
+    kinds: dict[str, FactorKind] = {"joint": KINDS["joint"], "video": KINDS["video"]}
     wanted, _ = targets(truth, kinds, {}, np.zeros(len(EPISODE)), EPISODE)
     features = {"x": mixed(signal(truth), 12, 1), "y": pure(2)}
     matrix = leakage_matrix(features, wanted, EPISODE, resamples=50)
