@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from test_agent import A, make_state
 
-from denoised_mdp import cli
+from denoised_mdp import cli, nets
 from denoised_mdp.actor_critic import INITIAL_STDDEV, MIN_STDDEV
 from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.distributions import TanhNormal
@@ -77,29 +77,27 @@ FAN_IN = {  # of PyTorch's layers, for size=paper model=xyz with six actions
 }
 
 
-def layers(state: TrainState) -> dict[str, list[np.ndarray]]:
-    """The arrays of each layer, weights and biases, by the layer's dotted name."""
+def test_what_is_drawn_is_uniform_within_one_over_the_root_of_the_fan_in():
+    drawn = np.asarray(nets.uniform(16)(jax.random.key(0), (20_000,))) / 16**-0.5
+    quarters = np.quantile(drawn, [0.0, 0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_allclose(quarters, [-1, -0.5, 0, 0.5, 1], atol=0.02)
+    assert np.abs(drawn).max() <= 1
+    assert not np.any(nets.uniform(0)(jax.random.key(0), (3,)))
+
+
+def test_every_layer_is_drawn_with_pytorch_s_fan_in(monkeypatch):
+    """Weights and biases alike. Each parameter here is the fan-in it is drawn with, instead of the draw."""
+    monkeypatch.setattr(nets, "uniform", lambda n: lambda key, shape, dtype=np.float32: np.full(shape, n, dtype))
+    agent = Agent(cli.compose(["size=paper", "model=xyz"]), 6)
+    state = agent.create(jax.random.key(0))
     modules = {"actor": state.policy.actor, "critic": state.policy.critic}
     trees = nnx.to_pure_dict(nnx.state(state.world_model)) | {
         name: nnx.to_pure_dict(nnx.state(module)) for name, module in modules.items()
     }
-    found = defaultdict(list)
+    found = defaultdict(set)
     for path, array in jax.tree_util.tree_leaves_with_path(trees):
-        found[".".join(str(key.key) for key in path[:-1])].append(np.asarray(array))
-    return dict(found)
-
-
-def test_every_parameter_starts_uniform_within_pytorch_s_bounds():
-    agent = Agent(cli.compose(["size=paper", "model=xyz"]), 6)
-    found = layers(jax.jit(agent.create)(jax.random.key(0)))
-    assert found.keys() == FAN_IN.keys()
-    for name, arrays in found.items():
-        bound = FAN_IN[name] ** -0.5
-        for array in arrays:
-            assert np.abs(array).max() <= bound * (1 + 1e-6), name
-            if array.size >= 1000:
-                quarters = np.quantile(array / bound, [0.0, 0.25, 0.5, 0.75, 1.0])
-                np.testing.assert_allclose(quarters, [-1, -0.5, 0, 0.5, 1], atol=0.1, err_msg=name)
+        found[".".join(str(key.key) for key in path[:-1])] |= set(np.unique(array).tolist())
+    assert found == {name: {fan_in} for name, fan_in in FAN_IN.items()}
 
 
 # Optimiser
