@@ -260,7 +260,8 @@ class Analysis(Settings):
     """Measuring the factorization on the way, on a few recorded episodes of random policies."""
 
     every: Size | None  # env steps; None: never
-    episodes: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # recorded once, in the environments of `evaluate`
+    clips: Size  # the first environments of `evaluate` are recorded in, each with its own video
+    repeats: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # episodes of each policy in each environment
 
 
 class Checkpoint(Settings):

@@ -22,12 +22,12 @@ class Options(cli.RunOptions):
     data: Text | None = Field(
         None, description="a file of recorded episodes, written if it is not there: give several models the same one"
     )
-    episodes: Annotated[int, Field(ge=2)] = Field(12, description="how many to record, where there is no such file")
+    repeats: Annotated[int, Field(ge=2)] = Field(2, description="episodes to record of each policy in each environment")
     policies: Annotated[list[Text], Field(min_length=1)] = Field(
         ["uniform", "bang_bang", "self"],
-        description="taken in turn while recording: uniform, bang_bang, self, or folders of other runs",
+        description="who acts while recording: uniform, bang_bang, self, or folders of other runs",
     )
-    clips: Size = Field(4, description="environments to record in, each with its own video")
+    clips: Size = Field(4, description="environments to record in, each with its own video and start")
     physics: Annotated[int, Field(ge=2)] = Field(4, description="clean pairs: how many episodes are seen again")
     noises: Annotated[int, Field(ge=2)] = Field(2, description="clean pairs: under how many noises each")
     out: Text | None = Field(None, description="the folder to write to; default: the run's")
@@ -47,12 +47,12 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
         refuse_another_world(f"data={options.data}", episodes.about, world)
         _, state = load_agent(config, episodes.episodes[0].action.shape[-1], checkpoint)
     else:
-        envs = evaluation_envs(config, episodes=min(options.clips, options.episodes), seed=options.seed)
+        envs = evaluation_envs(config, episodes=options.clips, seed=options.seed)
         agent, state = load_agent(config, envs[0].action_size, checkpoint)
         episodes = recordings.collect(
             envs,
             {name: policy(name, config, agent, state) for name in options.policies},
-            episodes=options.episodes,
+            repeats=options.repeats,
             physics=options.physics,
             noises=options.noises,
             seed=options.seed,
