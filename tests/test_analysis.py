@@ -295,7 +295,8 @@ def test_a_part_that_follows_the_action_is_found_out():
     pushed, drifting = np.zeros((len(EPISODE), 2)), walk(rng, 2)
     for t in range(1, len(EPISODE)):
         pushed[t] = 0.8 * pushed[t - 1] + action[t]
-    gains = influence.action_gain(latents(x=pushed, y=drifting), plain_recordings(action, np.zeros(len(EPISODE))), REPEATS)
+    recordings = plain_recordings(action, np.zeros(len(EPISODE)))
+    gains = influence.action_gain(latents(x=pushed, y=drifting), recordings, REPEATS)
     assert gains["x"] > 0.3 and abs(gains["y"]) < 0.02 and "z" not in gains
 
 

@@ -47,8 +47,8 @@ def controllability(world_model: WorldModel, s: Latent[Factor], candidates: jax.
 def action_gain(filtered: Sequence[Filtered], recordings: Sequence[Recording], repeats: int) -> dict[str, float]:
     """By how much knowing the action improves R^2 of a linear prediction of each part's next posterior from its last.
 
-    What the model infers, not what its graph allows: a y that follows the robot is found out here. Cross-validated as the
-    probes are.
+    What the model infers, not what its graph allows: a y that follows the robot is found out here. Cross-validated
+    as the probes are.
     """
     action = np.concatenate([recording.action[1:] for recording in recordings])
     episode = np.repeat(np.arange(len(recordings)), [len(recording.action) - 1 for recording in recordings])
