@@ -77,7 +77,7 @@ def test_a_policy_learned_by_sac_comes_with_critics_targets_and_temperature():
 def test_a_config_says_the_rest(golden):
     source = reference.read(GOLDEN)
     made = cli.compose(["size=paper", *reference.overrides(source.settings), "run_dir=anywhere"])
-    objective = Agent(made, source.actions).objective
+    objective = Agent(made, source.actions).model_learner.objective
     assert (objective.alpha, objective.beta, objective.beta_free_nats_x) == (1.0, (1.0, 0.125, 0.125), 0.5)
     assert objective.free_nats == (0.5, 0.0, 0.0)
     assert isinstance(made.policy, DynamicsPolicy)
