@@ -357,11 +357,7 @@ def _misfits(config: Config) -> Iterator[str]:
             )
     if isinstance(model, TIAModel) and (not model.y.belief or model.z.belief):
         yield f"model.y.belief={model.y.belief} model.z.belief={model.z.belief}: model=tia has x and y, and no z"
-    if (
-        isinstance(model, DenoisedModel)
-        and model.beta_free_nats_x is not None
-        and model.beta_free_nats_x > model.beta_x
-    ):
+    if isinstance(model, DenoisedModel) and (model.beta_free_nats_x or 0) > model.beta_x:
         yield f"model.beta_free_nats_x={model.beta_free_nats_x}: must not exceed model.beta_x={model.beta_x}"
     sequences = train.batch_size * train.batch_length
     if config.policy.name == "dynamics" and config.policy.start_every > sequences:

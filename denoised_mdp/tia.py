@@ -96,10 +96,8 @@ class Mixer(nnx.Module):
 
     def __call__(self, x: Factor, y: Factor) -> Layers:
         """The layers of latents [B, ...]."""
-        (of_x, mask_x), (of_y, mask_y) = (
-            jnp.split(decoder(part.features), 2, axis=-1)
-            for decoder, part in ((self.decoder_x, x), (self.decoder_y, y))
-        )
+        of_x, mask_x = jnp.split(self.decoder_x(x.features), 2, axis=-1)
+        of_y, mask_y = jnp.split(self.decoder_y(y.features), 2, axis=-1)
         return Layers(of_x, of_y, jax.nn.sigmoid(self.mask(jnp.concatenate([mask_x, mask_y], axis=-1))))
 
 
@@ -270,12 +268,12 @@ def model_loss(
     return jnp.mean(loss), (s, fitted, jax.tree.map(jnp.mean, metrics))
 
 
-def adversary_nll(adversary: MLP, features: jax.Array, reward: Array) -> jax.Array:
+def adversary_nll(adversary: MLP, features: jax.Array, reward: Array) -> Array:
     """[T, B], -log p(r|y) of y's features [T, B, D] and rewards [T, B]."""
     return _nll(reward - adversary(features)[..., 0])
 
 
-def _nll(error: jax.Array) -> jax.Array:
+def _nll(error: Array) -> Array:
     """Elementwise, of a Gaussian of unit variance."""
     return 0.5 * error**2 + HALF_LOG_2PI
 
@@ -327,10 +325,10 @@ class TIALearner:
     ) -> tuple[MLP, optax.OptState]:
         """The adversary and its moments after `dissociation_steps` steps on y's features [T, B, D], which stay."""
 
-        def loss(adversary: MLP) -> jax.Array:
+        def loss(adversary: MLP) -> Array:
             return jnp.mean(adversary_nll(adversary, features, reward))
 
-        def body(state: tuple[MLP, optax.OptState], _: None) -> tuple[tuple[MLP, optax.OptState], None]:
+        def body(state, _):
             adversary, moments = state
             adversary, moments, _ = self.adversary_optimizer.step(adversary, jax.grad(loss)(adversary), moments)
             return (adversary, moments), None

@@ -131,7 +131,7 @@ class DenoisedMDP(nnx.Module):
         return self.decoder(features(s))
 
     def layers(self, s: Latent[Factor]) -> OrderedDict[str, jax.Array]:
-        """By title, the pictures [B, H, W, 3] that a model mixes its own from: none here, one decoder sees all parts."""
+        """By title, pictures [B, H, W, 3] that a model mixes its own from: none here, one decoder sees all parts."""
         return OrderedDict()
 
     def observe(
