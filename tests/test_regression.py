@@ -167,7 +167,8 @@ def run(tmp_path_factory) -> Path:
 
 def test_the_script_writes_a_report_from_a_run_of_any_model(run, tmp_path, capsys):
     regress_script = script()
-    short = ["factor=curtain", "sizes=[10,30]", "updates=20", "batch_size=8", "clips=2", "repeats=2", "policies=[uniform]"]
+    short = ["factor=curtain", "sizes=[10,30]", "updates=20", "batch_size=8"]
+    short += ["clips=2", "repeats=2", "policies=[uniform]"]
     arguments = [f"run_dir={run}", f"out={tmp_path}", f"data={tmp_path / 'pairs.npz'}", *short]
     regress_script.main(*cli.parse_run_options(regress_script.Options, arguments))
     told = capsys.readouterr().out

@@ -279,7 +279,7 @@ def test_the_same_matrix_serves():
     settings = cli.compose(["size=debug", "env=sunlight", "model=tia"])
     envs = [make_env(settings, seed=seed, split="eval") for seed in (1, 2)]
     policies = {"uniform": uniform(envs[0].action_size)}
-    recorded = collect(envs, policies, episodes=3, physics=2, noises=2, seed=5, about={}, steps=12)
+    recorded = collect(envs, policies, repeats=2, physics=2, noises=2, seed=5, about={}, steps=12)
     tia = Agent(settings, envs[0].action_size).create(KEY).world_model
     found = measure(tia, recorded, KEY, probes=[LINEAR])
     assert list(found["parts"]) == ["x", "y"] and set(found["clean_pairs"]) == {"x", "y"}
