@@ -44,14 +44,19 @@ class CubeTexture:
     """Six faces around a centre: a skybox, or the skin of a ball."""
 
     def __init__(self, texels: NDArray[np.uint8]):
-        """Args: `texels` [6 * W, W, 3]: right, left, up, down, front, back."""
-        faces = texels.reshape(6, -1, texels.shape[1], 3)
-        self._faces = np.stack([_resized(face, _FACE_TEXELS, _FACE_TEXELS) / 255 for face in faces]).astype(np.float32)
+        """Args: `texels` [6 * W, W, 3]: right, left, up, down, front, back; or [W, W, 3] for all of them."""
+        side = texels.shape[1]
+        faces = [_resized(face, _FACE_TEXELS, _FACE_TEXELS) / 255 for face in texels.reshape(-1, side, side, 3)]
+        self._faces = np.broadcast_to(np.stack(faces).astype(np.float32), (6, _FACE_TEXELS, _FACE_TEXELS, 3))
 
     def at(self, directions: NDArray) -> NDArray[np.float32]:
-        """Colours [N, 3] in the directions [N, 3] from the centre, z up; they need not have unit length."""
-        # OpenGL's cube has y up: (x, y, z) there is (x, z, -y) here.
-        x, y, z = directions[:, 0], directions[:, 2], -directions[:, 1]
+        """Colours [N, 3] of a skybox in the directions [N, 3], z up; they need not have unit length."""
+        # OpenGL's cube has y up.
+        return self.on(np.stack([directions[:, 0], directions[:, 2], -directions[:, 1]], -1))
+
+    def on(self, points: NDArray) -> NDArray[np.float32]:
+        """Colours [N, 3] of a geom at points [N, 3] as seen from its centre, along its own axes."""
+        x, y, z = points.T
         sizes = np.abs(np.stack([x, y, z]))
         axis = np.argmax(sizes, 0)
         size = np.take_along_axis(sizes, axis[None], 0)[0]
