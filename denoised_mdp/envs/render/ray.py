@@ -141,12 +141,11 @@ class RayRenderer:
         OpenGL clips the sum of the lights to 1. Lights that cast shadows are added in passes of their own, each
         clipped by itself; without shadows all are in the one sum, which leaves textured floors darker.
         """
-        viewer = self._rotation[:, 2].astype(np.float32)
         rgb = table.rgb[hits.surface]
         total = rgb * table.emission[hits.surface, None]
         passes = []
         for lamp in lights(self._model, self._data, self._camera):
-            shine = lamp.shine(hits, rgb, table.specular[hits.surface], table.exponent[hits.surface], viewer)
+            shine = lamp.shine(hits, rgb, table.specular[hits.surface], table.exponent[hits.surface])
             if self._shadows and lamp.casts_shadow:
                 passes.append(np.minimum(shine, 1) * self._lit(lamp, hits)[:, None])
             else:
