@@ -20,7 +20,7 @@ _SWING, _DIM, _FLICKER = 0.3, 0.15, 0.15  # amplitude of the intensity, what is 
 
 
 class MovingLights(Layer):
-    """Each light goes round its place, on the whole forwards, and its intensity is a noisy sine where that is positive.
+    """Each light goes round its place, never back, and its intensity is a noisy sine where that is positive.
 
     The headlight is brighter meanwhile. The reference draws an intensity for each picture, here it is one for each
     control step, so that a picture changes nothing.
@@ -47,7 +47,7 @@ class MovingLights(Layer):
         return super().step(action)
 
     def factors(self) -> dict[str, np.ndarray]:
-        """The angles in radians, and the intensities from 0 to 1, of the lights on the left, on the right and behind."""
+        """The angles in radians and intensities from 0 to 1 of the lights on the left, on the right and behind."""
         here = {"light_angle": self._angle % (2 * np.pi), "light_intensity": self._stage.light_intensity.copy()}
         return {**super().factors(), **here}
 

@@ -67,7 +67,7 @@ class Television(Layer):
         return super().step(action)
 
     def factors(self) -> dict[str, np.ndarray]:
-        """Of both videos the clip, the frame, its brightness in a grid and its green, and by how much the screen rolls."""
+        """Of both videos clip, frame, its brightness in a grid and its green; and by how much the screen has rolled."""
         return {
             **super().factors(),
             "video_clip": np.array(self._at(self._ids)),

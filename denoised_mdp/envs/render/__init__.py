@@ -35,9 +35,7 @@ class Renderer(Protocol):
         ...
 
 
-def renderer(
-    backend: Backend, physics: Any, *, camera: int, size: int, quality: Quality, cut: float = 0.0
-) -> Renderer:
+def renderer(backend: Backend, physics: Any, *, camera: int, size: int, quality: Quality, cut: float = 0.0) -> Renderer:
     """A renderer of `physics` (a dm_control Physics), [size, size] pixels, by a chosen backend (`backend.choose`).
 
     cut: share of the square that the camera sees that is left out at the top; the rest is squeezed to the picture.

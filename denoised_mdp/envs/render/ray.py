@@ -27,6 +27,7 @@ _VISIBLE_GROUPS = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # of geoms, by mujoco'
 _HIDDEN_GROUP = 5
 _FAR = 1e10  # metres
 _SUN_DISTANCE = 1e3  # metres: a light without a position is taken to stand so far away
+_FACE_TEXELS = 128  # of a cube around a geom
 _SHADOW_GAP = 0.01  # metres by which something must be nearer to a light than what it darkens
 
 
@@ -66,7 +67,7 @@ class RayRenderer:
         clear = np.flatnonzero((ids >= 0) & (table.alpha[ids] < 1))
         if len(clear):
             _, behind = self._see(clear, table, overlays, hidden=np.flatnonzero(alpha < 1))
-            share = table.alpha[ids[clear], None]
+            share = 1 - (1 - table.alpha[ids[clear], None]) ** 2  # mujoco draws what is transparent twice
             rgb[clear] = share * rgb[clear] + (1 - share) * behind
         ids[ids >= model.ngeom] = MARKER
         return Frame(rgb.astype(np.uint8).reshape(size, size, 3), ids.reshape(size, size))
@@ -78,7 +79,7 @@ class RayRenderer:
     def _see(
         self, pixels: NDArray[np.int64], table: Surfaces, overlays: list[Overlay], hidden: NDArray
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
-        """The nearest surface [N], -1 for none, and the colour [N, 3], 0 to 255, of some pixels, but for hidden geoms."""
+        """The nearest surface [N] of some pixels, -1 for none, and their colours [N, 3], 0 to 255; without `hidden`."""
         model, origin, rays = self._model, self._data.cam_xpos[self._camera], self._rays[pixels]
         with self._castable(hidden):
             ids, distance, normal = self._cast(origin, rays)
@@ -208,7 +209,7 @@ def _textures(model: Any) -> tuple[CubeTexture | None, dict[int, int], dict[int,
 
 def _texture(model: Any, texture: int) -> PlaneTexture | CubeTexture:
     flat = model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_2D
-    return (PlaneTexture if flat else CubeTexture)(texels(model, texture))
+    return PlaneTexture(texels(model, texture)) if flat else CubeTexture(texels(model, texture), _FACE_TEXELS)
 
 
 def _enclosing_spheres(model: Any) -> tuple[NDArray[np.int32], NDArray]:

@@ -200,8 +200,8 @@ TASKS: dict[str, Task] = {
 class Earnings:
     """What a task pays, control step by control step.
 
-    dense: the dense reward. sparse: 1 for every step in which the task is done. success: 1 when it is done for the first
-    time; of tv_green_hue, in which done is a matter of degree, whatever is more than the most so far.
+    dense: the dense reward. sparse: 1 for every step in which the task is done. success: 1 when it is done for the
+    first time; of tv_green_hue, in which done is a matter of degree, whatever is more than the most so far.
     """
 
     def __init__(self, task: str, reward: Reward):

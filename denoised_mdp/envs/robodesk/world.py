@@ -60,7 +60,7 @@ _MOVING_HEADLIGHT = (0.225, 0.9, 0.9)  # ambient, diffuse and specular, while th
 class RoboDesk:
     """The World of one task. What distractors do to it goes through `stage`.
 
-    The reward and the readings of the buttons are computed at each control step, the scene is dressed for pictures only.
+    Rewards and the readings of the buttons are computed at each control step, the scene is dressed for pictures only.
     """
 
     def __init__(
@@ -157,7 +157,9 @@ class RoboDesk:
             "drawer": np.array(self._desk.joint("drawer_joint")),
             "slide": np.array(self._desk.joint("slide_joint")),
             **{block: joints[block].copy() for block in BLOCKS},
-            **{f"{button}_button": np.array(depth) for button, depth in zip(scene.BUTTONS, self._depths(), strict=True)},
+            **{
+                f"{button}_button": np.array(depth) for button, depth in zip(scene.BUTTONS, self._depths(), strict=True)
+            },
             "television_green": np.array(self._desk.television_green),
         }
         if self._hues:
@@ -190,7 +192,9 @@ class RoboDesk:
         here = self._physics.data.qpos
         self._hand.data.qpos[:] = here
         place = self._physics.named.data.site_xpos["end_effector"] + _HAND * action[:3]
-        goal = qpos_from_site_pose(self._hand, "end_effector", place, joint_names=_ARM, inplace=True).qpos[:_JOINTS].copy()
+        goal = (
+            qpos_from_site_pose(self._hand, "end_effector", place, joint_names=_ARM, inplace=True).qpos[:_JOINTS].copy()
+        )
         turn, fingers = self._low[6:8] + (action[3:] + 1) / 2 * (self._high - self._low)[6:8]
         goal[6] = np.clip(here[6] + _WRIST * turn, self._low[6], self._high[6])
         goal[7:] = fingers
@@ -224,7 +228,9 @@ class RoboDesk:
         model, before = self._model, self._light_places
         model.light_pos[:] = before
         model.light_pos[:, :2] += offset
-        distance, distance_before = (np.linalg.norm(place, axis=-1, keepdims=True) for place in (model.light_pos, before))
+        distance, distance_before = (
+            np.linalg.norm(place, axis=-1, keepdims=True) for place in (model.light_pos, before)
+        )
         model.light_dir[:] = -model.light_pos / distance
         model.light_diffuse[:] = intensity[:, None] * (distance_before / distance) ** 2
         head = model.vis.headlight
@@ -246,7 +252,7 @@ class RoboDesk:
 def view(offset: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Place [3] and orientation [4], a quaternion, of the paper's camera.
 
-    offset: [2, 3] metres, by which the package's camera and its aim are elsewhere before it is moved to the paper's view.
+    offset: [2, 3] metres, by which the package's camera and its aim are elsewhere, before the move to the paper's view.
     """
     place, aim = np.stack([_AIM - _DISTANCE * _forward(_AZIMUTH, _ELEVATION), _AIM]) + offset
     way = aim - place

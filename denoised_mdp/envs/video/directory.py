@@ -59,8 +59,8 @@ def load(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Clips in random order, one after the other and over again, until there are `count` frames.
 
-    Returns: frames [count, size, size], gray, or [count, size, size, 3], squeezed to a square; and the number [count] of
-        its clip in `find`.
+    Returns: frames [count, size, size], gray, or [count, size, size, 3], squeezed to a square; and the number [count]
+        of its clip in `find`.
 
     Raises:
         UserError: what `find` raises, or a file that cannot be read.
