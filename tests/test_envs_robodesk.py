@@ -5,6 +5,7 @@ Tests that need the files of the package `robodesk` are skipped without it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -23,7 +24,7 @@ from dm_env import specs
 from environments import play, same
 from PIL import Image
 
-from denoised_mdp import cli
+from denoised_mdp import cli, envs
 from denoised_mdp.envs import Env, FactorKind, Picture, build
 from denoised_mdp.envs.noise.button_noise import ButtonNoise
 from denoised_mdp.envs.noise.camera_walk import CameraWalk
@@ -49,9 +50,20 @@ needs_package = pytest.mark.skipif(without_package, reason=f"the extra robodesk 
 pytestmark = pytest.mark.xdist_group("robodesk")  # one process compiles the scene, once
 
 
-def make(*overrides: str, noise: str = "robodesk_all", seed: int = 1) -> Env:
-    world = ("env=robodesk", f"noise={noise}", "noise.source=pink", "noise.clip_frames=20", "render.backend=ray")
-    return make_env(cli.compose([*world, "train.batch_length=2", *overrides]), seed=seed, split="train")
+@functools.cache
+def settings(noise: str) -> dict[str, dict[str, Any]]:
+    config = cli.compose(["env=robodesk", f"noise={noise}"])
+    return {group: getattr(config, group).model_dump() for group in ("env", "render", "noise")}
+
+
+def make(noise: str = "robodesk_all", *, seed: int = 1, **changes: Any) -> Env:
+    changes = {"backend": "ray", "source": "pink", "clip_frames": 20} | changes
+    groups = {
+        group: {name: changes.pop(name, value) for name, value in values.items()}
+        for group, values in settings(noise).items()
+    }
+    assert not changes, changes
+    return envs.make(**groups, seed=seed, split="train")
 
 
 def inside(env: Env) -> RoboDesk:
@@ -137,7 +149,7 @@ SITUATIONS: dict[str, dict[str, Any]] = {
 def test_tasks_and_rewards_are_the_packages_but_for_where_blocks_started(package):
     """Every one in every situation, from 0 to 1."""
     assert set(package.all_tasks) | {"tv_green_hue"} == set(TASKS) and len(package.all_tasks) == 18
-    ours = inside(make(noise="none"))
+    ours = inside(make("none"))
     done, rewards = set(), set()
     for joints in SITUATIONS.values():
         ours.reset()
@@ -156,7 +168,7 @@ def test_tasks_and_rewards_are_the_packages_but_for_where_blocks_started(package
 
 @needs_package
 def test_actions_and_physics_are_the_packages(package):
-    ours = inside(make(noise="robodesk_all"))
+    ours = inside(make())
     ours.reset()
     theirs = at_state_of(package, ours)
     rng = np.random.default_rng(0)
@@ -170,7 +182,7 @@ def test_actions_and_physics_are_the_packages(package):
 
 @needs_package
 def test_a_reset_puts_things_where_the_packages_does(package):
-    ours = inside(make(noise="none"))
+    ours = inside(make("none"))
 
     def spread(environment: Any, physics: Any) -> np.ndarray:
         found = []
@@ -189,7 +201,7 @@ def test_a_reset_puts_things_where_the_packages_does(package):
 @needs_package
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_loads_steps_renders_and_rewards(task):
-    env = make(f"env.task={task}", f"env.reward={'success' if task.startswith('push') else 'dense'}")
+    env = make(task=task, reward="success" if task.startswith("push") else "dense")
     assert (env.action_size, env.observation_shape, env.action_repeat, env.episode_frames) == (5, (96, 96, 3), 2, 1000)
     for step in play(env, 1):
         assert step.observation.std() > 20 and step.observation.dtype == np.uint8
@@ -201,7 +213,7 @@ def test_every_task_loads_steps_renders_and_rewards(task):
 
 @needs_package
 def test_success_is_paid_once_and_sparse_while_it_lasts():
-    worlds = {reward: inside(make("env.task=push_green", f"env.reward={reward}")) for reward in ("sparse", "success")}
+    worlds = {reward: inside(make(task="push_green", reward=reward)) for reward in ("sparse", "success")}
     paid = {}
     for reward, world in worlds.items():
         world.reset()
@@ -213,7 +225,7 @@ def test_success_is_paid_once_and_sparse_while_it_lasts():
 
 @needs_package
 def test_of_tv_green_hue_success_is_the_greenest_so_far():
-    world = inside(make("env.reward=success"))
+    world = inside(make(reward="success"))
     world.reset()
     rewards, greens = [], []
     for green in (0.3, 0.2, 0.7, 0.5):
@@ -225,7 +237,7 @@ def test_of_tv_green_hue_success_is_the_greenest_so_far():
 
 @needs_package
 def test_an_episode_is_cut_after_its_frames():
-    env = make("env.episode_frames=5", noise="none")
+    env = make("none", episode_frames=5)
     steps = play(env, 3)
     assert [step.is_last for step in steps] == [False, False, False, True] and not steps[-1].is_terminal
 
@@ -236,7 +248,7 @@ def test_an_episode_is_cut_after_its_frames():
 @needs_package
 @pytest.mark.parametrize("noise", ["none", "robodesk_all"])
 def test_the_television_turns_green_when_the_button_is_pressed(noise):
-    env = make(noise=noise)
+    env = make(noise)
     world = inside(env)
     before = env.reset()
     press(world, "green")
@@ -254,8 +266,8 @@ def test_the_television_turns_green_when_the_button_is_pressed(noise):
 
 @needs_package
 def test_no_other_button_tints_it_and_the_hue_can_be_switched_off():
-    for button, override in (("red", "env.television_hue=true"), ("green", "env.television_hue=false")):
-        env = make(override, noise="none")
+    for button, hue in (("red", True), ("green", False)):
+        env = make("none", television_hue=hue)
         env.reset()
         press(inside(env), button)
         factors = env.step(np.zeros(5)).info["factors"]
@@ -265,7 +277,7 @@ def test_no_other_button_tints_it_and_the_hue_can_be_switched_off():
 
 @needs_package
 def test_the_screen_shows_both_videos_and_what_is_paid_is_its_green():
-    env = make("noise.button_noise_strength=2")
+    env = make(button_noise_strength=2)
     env.reset()
     for _ in range(3):
         env.step(np.zeros(5))
@@ -286,7 +298,7 @@ def test_the_screen_shows_both_videos_and_what_is_paid_is_its_green():
 
 @needs_package
 def test_the_hue_follows_the_noisy_reading_of_the_green_button():
-    world = inside(make(noise="none"))
+    world = inside(make("none"))
     world.reset()
     for reading, hue in ((-0.3, 0), (0, 0), (0.4, 0.3), (1, 0.75), (1.2, 0.9), (2, 1)):
         world.stage.button_noise = np.array([5, reading, 5])
@@ -297,7 +309,7 @@ def test_the_hue_follows_the_noisy_reading_of_the_green_button():
 @needs_package
 def test_lamps_show_the_readings():
     """Brighter above 0.12 - 0.4 / 6, grey below, and never both."""
-    world = inside(make(noise="none"))
+    world = inside(make("none"))
     world.reset()
     put(world, red_light=0, green_light=0, blue_light=0)
     world.stage.button_noise = np.array([0, 1, 0.1])
@@ -312,7 +324,7 @@ def test_lamps_show_the_readings():
 
 @needs_package
 def test_the_scene_has_the_papers_parts():
-    model = inside(make(noise="none"))._model
+    model = inside(make("none"))._model
     assert (model.nq, model.nv) == (38, 35)  # the package's: the neighbouring desks have no joints
     assert sum(model.geom(i).dataid.item() == model.mesh("desk_main").id for i in range(model.ngeom)) == 3
     assert model.tex("screen").height.item() == 720 and model.tex("screen").width.item() == 120
@@ -336,7 +348,7 @@ def test_the_camera_is_the_papers():
 @needs_package
 def test_the_robot_is_whole():
     """One piece, not at the picture's rim but below, where it stands, and white."""
-    env = make(noise="none")
+    env = make("none")
     step = play(env, 2)[-1]
     mask = env.robot_mask()
     assert mask is not None and mask.shape == (96, 96)
@@ -348,33 +360,53 @@ def test_the_robot_is_whole():
     assert min(red, green, blue) > 110 and abs(red - blue) < 25
 
 
-PICTURES = """
+def digest(env: Env) -> str:
+    found = hashlib.sha256()
+    for step in play(env, 2):
+        found.update(step.observation.tobytes() + repr(step[1:5]).encode())
+        for name, value in step.info["factors"].items():
+            found.update(name.encode() + value.tobytes())
+    return found.hexdigest()
+
+
+ELSEWHERE = """
 import sys
 import numpy as np
-from PIL import Image
-from denoised_mdp import cli
-from denoised_mdp.evaluation import make_env
-fixed = ["env=robodesk", "noise=robodesk_all", "noise.source=pink", "noise.clip_frames=20", "render.backend=egl"]
-env = make_env(cli.compose(fixed), seed=1, split="train")
-env.reset()
-step = env.step(np.full(5, 0.5))
-np.savez(sys.argv[1], observation=step.observation, mask=env.robot_mask(), reward=step.reward)
+from denoised_mdp.envs.render import backend
+found = {}
+if backend.works("egl"):
+    backend.choose("egl")
+    import dm_control.mujoco
+from test_envs_robodesk import digest, make
+if backend.works("egl"):
+    env = make(backend="egl")
+    env.reset()
+    step = env.step(np.full(5, 0.5))
+    found = {"observation": step.observation, "mask": env.robot_mask(), "reward": step.reward}
+np.savez(sys.argv[1], digest=digest(make()), gym=bool({"gym", "robodesk"} & sys.modules.keys()), **found)
 """
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """What another process sees, also under OpenGL, where there is any: dm_control takes it up once."""
+    path = tmp_path_factory.mktemp("elsewhere") / "found.npz"
+    subprocess.run([sys.executable, "-c", ELSEWHERE, str(path)], check=True, capture_output=True, cwd=HERE)
+    return np.load(path)
 
 
 @needs_package
 @pytest.mark.skipif(not backend.works("egl"), reason="no EGL here")
-def test_the_ray_caster_shows_what_opengl_shows(tmp_path):
+def test_the_ray_caster_shows_what_opengl_shows(elsewhere):
     """But for edges, which it leaves jagged: pictures of a quarter of the size are compared."""
-    subprocess.run([sys.executable, "-c", PICTURES, str(tmp_path / "egl.npz")], check=True, capture_output=True)
-    egl, env = np.load(tmp_path / "egl.npz"), make()
+    env = make()
     env.reset()
     ray, mask = env.step(np.full(5, 0.5)), env.robot_mask()
-    assert ray.reward == egl["reward"]
-    assert (mask != egl["mask"]).sum() < 0.15 * egl["mask"].sum()
+    assert ray.reward == elsewhere["reward"]
+    assert (mask != elsewhere["mask"]).sum() < 0.15 * elsewhere["mask"].sum()
     small = [
         np.asarray(Image.fromarray(x).resize((24, 24), Image.Resampling.BOX), int)
-        for x in (ray.observation, egl["observation"])
+        for x in (ray.observation, elsewhere["observation"])
     ]
     assert np.abs(small[0] - small[1]).mean() < 6
 
@@ -489,7 +521,7 @@ def test_lights_move_and_flicker_as_in_the_papers_code():
 
 @needs_package
 def test_a_light_shines_at_the_origin_and_weaker_from_afar():
-    world = inside(make(noise="none"))
+    world = inside(make("none"))
     world.reset()
     steady, before = world.render().rgb, world._model.light_pos.copy()
     world.stage.light_offset, world.stage.light_intensity = np.array([[0, 0], [1, -1], [0, 0]]), np.array([0, 0.4, 0.1])
@@ -592,7 +624,7 @@ def test_videos_from_a_folder_keep_their_colours(tmp_path):
 @needs_package
 def test_noise_leaves_the_physics_alone_and_rewards_too_but_for_the_televisions():
     def played(task: str, *parts: str) -> list[tuple[float, dict[str, np.ndarray]]]:
-        return steps_of(make(f"env.task={task}", *(f"noise.{part}=true" for part in parts), noise="none"), 4)
+        return steps_of(make("none", task=task, **dict.fromkeys(parts, True)), 4)
 
     plain = {task: played(task) for task in ("tv_green_hue", "push_green")}
     for parts in (*((part,) for part in PARTS), PARTS):
@@ -613,8 +645,7 @@ def test_each_part_is_the_same_with_and_without_the_others():
     for part, names in zip(
         PARTS, (NOISE_FACTORS[:1], NOISE_FACTORS[1:2], NOISE_FACTORS[2:4], NOISE_FACTORS[4:]), strict=True
     ):
-        on_reset = "noise.on_reset=random"
-        alone = steps_of(make(f"noise.{part}=true", on_reset, noise="none"), 3)
+        alone = steps_of(make("none", on_reset="random", **{part: True}), 3)
         for name in names:
             np.testing.assert_array_equal([f[name] for _, f in whole], [f[name] for _, f in alone])
         assert not {name for name in NOISE_FACTORS if name not in names} & alone[0][1].keys()
@@ -640,7 +671,7 @@ def test_one_physics_is_seen_under_other_noise_of_every_part():
 @needs_package
 def test_the_kinds_are_those_of_the_papers_table_2():
     """And of another task, whose reward does not see the television."""
-    paper, push_red = make().factor_kinds, make("env.task=push_red").factor_kinds
+    paper, push_red = make().factor_kinds, make(task="push_red").factor_kinds
     arm = {"position", "velocity"}
 
     def of(kinds: Any, kind: FactorKind) -> set[str]:
@@ -664,38 +695,24 @@ def test_angles_and_frames_wrap():
 @pytest.mark.parametrize("on_reset", ["continue", "random"])
 def test_a_restored_environment_goes_on_exactly(on_reset):
     """In the second episode, whose noise began where that of the first left it."""
-    settings = (f"noise.on_reset={on_reset}", "env.episode_frames=6")
-    env = make(*settings)
+    env = make(on_reset=on_reset, episode_frames=6)
     before = play(env, 5)
     state = json.loads(json.dumps(env.state()))
-    copy = make(*settings)
+    copy = make(on_reset=on_reset, episode_frames=6)
     assert before[4].is_first and same(copy.restore(state), before[-1])
     for _ in range(2):
         assert same(copy.step(np.full(5, 0.5)), env.step(np.full(5, 0.5)))
     assert same(copy.reset(), env.reset()) and copy.state() == env.state()
 
 
-def digest(env: Env) -> str:
-    found = hashlib.sha256()
-    for step in play(env, 2):
-        found.update(step.observation.tobytes() + repr(step[1:5]).encode())
-        for name, value in step.info["factors"].items():
-            found.update(name.encode() + value.tobytes())
-    return found.hexdigest()
-
-
-DIGEST = """
-import sys
-from test_envs_robodesk import digest, make
-print(digest(make()))
-assert not {"gym", "robodesk"} & sys.modules.keys()
-"""
+@needs_package
+def test_the_seed_decides_everything_in_any_process(elsewhere):
+    assert elsewhere["digest"] == digest(make()) != digest(make(seed=2))
 
 
 @needs_package
-def test_the_seed_decides_everything_in_any_process_and_gym_is_imported_in_none():
-    there = subprocess.run([sys.executable, "-c", DIGEST], check=True, capture_output=True, text=True, cwd=HERE).stdout
-    assert there.strip() == digest(make()) != digest(make(seed=2))
+def test_gym_and_the_package_are_not_imported(elsewhere):
+    assert not elsewhere["gym"]
 
 
 @needs_package
@@ -751,5 +768,5 @@ def test_its_noise_is_for_no_other_world(part):
 def test_a_missing_package_is_one_line_that_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"env=robodesk needs .* pip install --no-deps robodesk==1.0.0") as caught:
-        make(noise="none")
+        make("none")
     assert "\n" not in str(caught.value)
