@@ -270,7 +270,9 @@ def test_no_other_button_tints_it_and_the_hue_can_be_switched_off():
         env = make("none", television_hue=hue)
         env.reset()
         press(inside(env), button)
-        factors = env.step(np.zeros(5)).info["factors"]
+        step = env.step(np.zeros(5))
+        factors = step.info["factors"]
+        assert step.observation[5:40, 20:].max() < 10  # dark
         assert factors[f"{button}_button"] > 0.9 and factors["television_green"] < 0.02
     assert "television_hue" not in factors and env.factor_kinds["television_green"] == "rewarded"
 

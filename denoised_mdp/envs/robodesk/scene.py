@@ -101,7 +101,8 @@ def _add_lamps(world: Element) -> None:
 
 def _add_television(asset: Element, world: Element) -> None:
     side = str(SCREEN)
-    SubElement(asset, "texture", name="screen", type="cube", builtin="flat", rgb1="0 0 0", width=side, height=side)
+    black = {"builtin": "flat", "rgb1": "0 0 0", "rgb2": "0 0 0"}  # the second is that of SCREEN_FACE
+    SubElement(asset, "texture", name="screen", type="cube", width=side, height=side, **black)
     glass = {"reflectance": ".7", "shininess": "1", "specular": "1", "texuniform": "false"}
     SubElement(asset, "material", name="screen", texture="screen", **glass)
     television = SubElement(world, "body", name="television", pos="1.3 1.825 1.6")
