@@ -141,12 +141,23 @@ def _resolve(values: DictConfig, hydra_config: Any) -> Config:
     )
     assert isinstance(plain, dict)
     tree = {str(key): value for key, value in plain.items()}
+    tree["model"] = _fitting(tree["model"], hydra_config.overrides.task)
     named = tree.get("run_dir") is not None
     config = settings.parse(tree if named else tree | {"run_dir": "runs"})
     if named:
         return config
     name = run_name(config, hydra_config.runtime.choices, hydra_config.overrides.task)
     return config.model_copy(update={"run_dir": str(Path("runs", name))})
+
+
+def _fitting(model: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`model` without what a file of configs/ set for the other kind of model; what `overrides` say is left to fail.
+
+    So experiment=... goes with every model, though it sets the beta that TIA does not have.
+    """
+    given = {override.key_or_group for override in _parsed(list(overrides))}
+    foreign = [name for name in settings.of_other_models(model) if f"model.{name}" not in given]
+    return {name: value for name, value in model.items() if name not in foreign}
 
 
 def run_name(config: Config, choices: Any, overrides: Iterable[str]) -> str:

@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from yaml import YAMLError
 
 from denoised_mdp.errors import UserError, did_you_mean, one_line
@@ -165,34 +174,28 @@ class Latents(Settings):
     x: Parts
     xy: Parts
     xyz: Parts
+    tia: Parts | None = None  # the files of the first runs lack it
 
 
 class Preset(Settings):
-    """What the group `size` sets apart from other sections: tables that `model.x|y|z` and `policy` take values from."""
+    """What the group `size` sets apart from other sections: tables that `model` and `policy` take values from."""
 
     name: str
     latent: Latents
+    networks: dict[str, dict[str, Any]] = {}  # by model, checked where they arrive, as the next
     policy: dict[str, dict[str, Any]] = {}  # by learner, checked where they arrive; the files of the first runs lack it
 
 
-class Model(Settings):
-    """The world model and its objective, Eq. 4."""
+class WorldModel(Settings):
+    """The world model and its objective: what every one needs."""
 
-    name: Text  # only a label, the widths below decide
     x: Part
     y: Part
     z: Part
     alpha: Positive  # weight of all KL terms
-    beta: Fraction  # the default of beta_y and beta_z
-    beta_x: Fraction
-    beta_y: Fraction
-    beta_z: Fraction
     free_nats_x: NotNegative
     free_nats_y: NotNegative
-    free_nats_z: NotNegative
-    beta_free_nats_x: Unit | None  # the share of beta_x whose KL has free nats; None: all of it
-    reward_weight: Positive  # on -log p(r|x,y); 1 is the paper's
-    z_prior_uses_y: bool
+    reward_weight: Positive  # on the reward's -log p; 1 is the paper's
     continue_head: bool  # predict terminations; for worlds that end otherwise than by a time limit
     encoder: Literal["conv", "patch"]
     decoder: Literal["conv", "patch"]
@@ -204,7 +207,41 @@ class Model(Settings):
     min_stddev: Positive  # of all latent Gaussians
     learning_rate: Positive
     adam_epsilon: Positive
-    clip_norm: Positive  # of the gradient, over all parameters
+    clip_norm: Positive  # of the gradient, over all parameters that are learned together
+
+
+class DenoisedModel(WorldModel):
+    """Denoised MDPs with any of their parts, Eq. 4; x alone is Dreamer."""
+
+    name: Text  # only a label, the widths decide
+    beta: Fraction  # the default of beta_y and beta_z
+    beta_x: Fraction
+    beta_y: Fraction
+    beta_z: Fraction
+    free_nats_z: NotNegative
+    beta_free_nats_x: Unit | None  # the share of beta_x whose KL has free nats; None: all of it
+    z_prior_uses_y: bool
+
+
+class TIAModel(WorldModel):
+    """Task Informed Abstractions: x is the task's latent, y the distractor's."""
+
+    name: Literal["tia"]
+    lambda_radv: NotNegative  # weight of what the adversary, a reward head on y, gets wrong
+    lambda_os: NotNegative  # weight of the picture that y draws alone
+    dissociation_steps: Size  # of the adversary, before each update of the rest
+    dissociation_learning_rate: Positive
+
+
+DENOISED, TIA = "x|xy|xyz", "tia"  # what errors call the two
+
+
+def _kind(values: Any) -> str:
+    name = values.get("name") if isinstance(values, Mapping) else getattr(values, "name", None)
+    return TIA if name == TIA else DENOISED
+
+
+Model = Annotated[Annotated[DenoisedModel, Tag(DENOISED)] | Annotated[TIAModel, Tag(TIA)], Discriminator(_kind)]
 
 
 class Learner(Settings):
@@ -279,7 +316,8 @@ class Analysis(Settings):
     """Measuring the factorization on the way, on a few recorded episodes of random policies."""
 
     every: Size | None  # env steps; None: never
-    episodes: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # recorded once, in the environments of `evaluate`
+    clips: Size  # the first environments of `evaluate` are recorded in, each with its own video
+    repeats: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # episodes of each policy in each environment
 
 
 class Checkpoint(Settings):
@@ -336,7 +374,9 @@ def _misfits(config: Config) -> Iterator[str]:
                 f"model.{name}.belief={part.belief} model.{name}.state={part.state}: "
                 f"both must be 0, which switches {name} off, or both at least 1"
             )
-    if model.beta_free_nats_x is not None and model.beta_free_nats_x > model.beta_x:
+    if isinstance(model, TIAModel) and (not model.y.belief or model.z.belief):
+        yield f"model.y.belief={model.y.belief} model.z.belief={model.z.belief}: model=tia has x and y, and no z"
+    if isinstance(model, DenoisedModel) and (model.beta_free_nats_x or 0) > model.beta_x:
         yield f"model.beta_free_nats_x={model.beta_free_nats_x}: must not exceed model.beta_x={model.beta_x}"
     sequences = train.batch_size * train.batch_length
     if config.policy.name == "dynamics" and config.policy.start_every > sequences:
@@ -369,7 +409,7 @@ def _misfits(config: Config) -> Iterator[str]:
 def names() -> list[str]:
     """The dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ...
 
-    Those of every world under `env` and of every learner under `policy`, whichever is chosen.
+    Those of every world under `env`, of every model and of every learner under `policy`, whichever is chosen.
     """
     return list(dict.fromkeys(_names(Config, "")))
 
@@ -377,9 +417,18 @@ def names() -> list[str]:
 def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in settings.model_fields.items():
         yield prefix + name
-        for kind in get_args(field.annotation) or (field.annotation,):  # `env` and `policy` are of several
+        for kind in get_args(field.annotation) or (field.annotation,):  # `env`, `model`, `policy` are of several
+            kind = getattr(kind, "__origin__", kind)  # what an Annotated is about
             if isinstance(kind, type) and issubclass(kind, Settings):
                 yield from _names(kind, f"{prefix}{name}.")
+
+
+def of_other_models(model: Mapping[str, Any]) -> list[str]:
+    """The settings in `model` that its kind lacks and the other kind has."""
+    kinds = {DENOISED: DenoisedModel, TIA: TIAModel}
+    own = kinds.pop(_kind(model)).model_fields
+    (other,) = kinds.values()
+    return [name for name in model if name not in own and name in other.model_fields]
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -401,7 +450,7 @@ def explain(error: ValidationError, known: list[str]) -> str:
     for found in error.errors():
         place, kind, value = [str(part) for part in found["loc"]], found["type"], found.get("input")
         chosen = None
-        if len(place) > 1 and place[0] in ("env", "policy"):  # pydantic tells which of them
+        if len(place) > 1 and place[0] in ("env", "model", "policy"):  # pydantic tells which of them
             chosen = f"{place[0]}={place.pop(1)}"
         name = ".".join(place)
         if kind == "extra_forbidden" and name in known:

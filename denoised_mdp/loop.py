@@ -236,9 +236,8 @@ class Run:
         from denoised_mdp.analysis.monitor import Monitor  # scikit-learn: seconds that only those who ask wait for
 
         if self.monitor is None:
-            self.monitor = Monitor(
-                self.eval_envs, episodes=self.config.analysis.episodes, seed=self.config.evaluate.seed
-            )
+            analysis, seed = self.config.analysis, self.config.evaluate.seed
+            self.monitor = Monitor(self.eval_envs[: analysis.clips], repeats=analysis.repeats, seed=seed)
         metrics, alarms = self.monitor(self.state.world_model)
         self.logger.log(self.env_step, metrics)
         for alarm in alarms if self.updates else ():

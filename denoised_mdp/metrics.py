@@ -22,10 +22,12 @@ METRICS = {
     "analysis/collapsed": "1 if a part that is needed carries nothing, else 0; the log says which",
     "analysis/swapped": "1 if y or z knows more of the signal than x does, else 0",
     "analysis/leaking": "1 if x knows noise that y or z is there for, else 0",
-    "model/loss": "what the world model minimises: Eq. 4 with its weights, in nats per agent step",
+    "model/loss": "what the world model minimises: Eq. 4 with its weights, or TIA's loss, in nats per agent step",
     "model/observation_loss": "-log p(o|x,y,z), in nats, summed over the picture; 11,292 at 64x64 is a perfect picture",
     "model/observation_mse": "mean squared error of a pixel's channel, black to white being 1",
     "model/reward_loss": "-log p(r|x,y), in nats; 0.919 is a perfect prediction",
+    "model/distractor_observation_loss": "-log p(o|y) of the picture that y draws alone, in nats; only with model=tia",
+    "model/adversary_loss": "-log p(r|y) of the adversary after its steps, in nats: what y hides; only with model=tia",
     "model/continue_loss": "-log p(the episode goes on or not|x), in nats; only with model.continue_head=true",
     "model/kl_x": "KL(q(x)||p(x)), in nats, before free nats and weights: the information in x",
     "model/kl_y": "likewise of y; 0 if there is no y",
@@ -33,7 +35,8 @@ METRICS = {
     "model/kl_x_loss": "KL of x with its free nats, in nats, before alpha and beta: what the loss counts",
     "model/kl_y_loss": "likewise of y",
     "model/kl_z_loss": "likewise of z",
-    "model/grad_norm": "norm of the world model's gradient, before clipping",
+    "model/grad_norm": "norm of the world model's gradient, before clipping; with model=tia of the task's part",
+    "model/distractor_grad_norm": "likewise of the distractor's part; only with model=tia",
     "policy/actor_loss": "what the actor minimises. dynamics: minus the mean discounted lambda-return of imagined "
     "states, less policy.entropy x entropy. sac: mean of temperature x log pi(a|x) - Q(x,a) over replayed states",
     "policy/critic_loss": "what the critic minimises. dynamics: -log N(lambda-return|value, 1), in nats; 0.919 is a "

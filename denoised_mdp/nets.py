@@ -99,7 +99,7 @@ CONV_DECODER = {  # the paper's Table 4 misprints the 96-pixel decoder's first l
     64: ((4, 5, 2), (2, 5, 2), (1, 6, 2)),
     96: ((4, 3, 1), (4, 5, 2), (2, 5, 2), (1, 6, 2)),
 }
-COLOURS = (3, 6, 2)  # features, kernel, stride of the decoder's last layer
+LAST = (6, 2)  # kernel, stride of the decoder's last layer
 
 
 class ConvEncoder(nnx.Module):
@@ -133,13 +133,13 @@ class ConvEncoder(nnx.Module):
 
 
 class ConvDecoder(nnx.Module):
-    """Latent features [B, L] -> image means [B, H, W, 3]: one linear layer, then transposed convolutions."""
+    """Latent features [B, L] -> image means [B, H, W, C]: one linear layer, then transposed convolutions."""
 
-    def __init__(self, image_size: int, inputs: int, hidden: int, features: int, rngs: nnx.Rngs):
+    def __init__(self, image_size: int, inputs: int, hidden: int, features: int, rngs: nnx.Rngs, *, colours: int = 3):
         self.input = Linear(inputs, hidden, rngs)
         layers, channels = [], hidden
         shapes = [(width * features, kernel, stride) for width, kernel, stride in CONV_DECODER[image_size]]
-        for outputs, kernel, stride in [*shapes, COLOURS]:
+        for outputs, kernel, stride in [*shapes, (colours, *LAST)]:
             init = uniform(outputs * kernel * kernel)  # PyTorch counts a transposed convolution's outputs
             layers.append(
                 nnx.ConvTranspose(
@@ -199,12 +199,14 @@ class PatchEncoder(nnx.Module):
 
 
 class PatchDecoder(nnx.Module):
-    """Latent features [B, L] -> image means [B, H, W, 3] by matrix products alone: `PatchEncoder` turned around."""
+    """Latent features [B, L] -> image means [B, H, W, C] by matrix products alone: `PatchEncoder` turned around."""
 
-    def __init__(self, image_size: int, inputs: int, hidden: int, channels: Sequence[int], rngs: nnx.Rngs):
+    def __init__(
+        self, image_size: int, inputs: int, hidden: int, channels: Sequence[int], rngs: nnx.Rngs, *, colours: int = 3
+    ):
         self.side = image_size // math.prod(PATCHES)
         self.input = MLP(inputs, [hidden], self.side * self.side * channels[-1], rngs)
-        outputs = [3, *channels[:-1]]
+        outputs = [colours, *channels[:-1]]
         self.layers = nnx.List([Linear(m, n * k * k, rngs) for n, m, k in zip(outputs, channels, PATCHES, strict=True)])
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

@@ -13,9 +13,11 @@ Parameters = TypeVar("Parameters")
 class Adam:
     """Holds numbers alone; parameters and moments go in and out."""
 
-    def __init__(self, learning_rate: float, *, epsilon: float, clip_norm: float | None):
+    def __init__(self, learning_rate: float, *, epsilon: float, clip_norm: float | None, weight_decay: float = 0.0):
+        """`weight_decay`: times the parameters, added to the clipped gradient."""
         clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-        self._transform = optax.chain(clip, optax.adam(learning_rate, eps=epsilon))
+        decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []  # else checkpoints know no such step
+        self._transform = optax.chain(clip, *decay, optax.adam(learning_rate, eps=epsilon))
 
     def init(self, parameters: Any) -> optax.OptState:
         """The moments before the first step: zeros."""

@@ -1,6 +1,6 @@
 """Our functions against the reference's numbers: golden files (tests/golden has some), checked array by array.
 
-A file's weights, inputs and noise go into the functions that training calls (`model_loss`, `WorldModel.observe`,
+A file's weights, inputs and noise go into the functions that training calls (`model_loss`, `DenoisedMDP.observe`,
 `DynamicsLearner.actor_loss` and `critic_loss`), and everything that comes out is compared. No formula stands here but
 that of the relative error.
 
@@ -24,7 +24,7 @@ from denoised_mdp.errors import UserError
 from denoised_mdp.latent import Factor, Latent
 from denoised_mdp.reference import to_theirs
 from denoised_mdp.replay import Batch
-from denoised_mdp.world_model import Objective, WorldModel, model_loss, pixels
+from denoised_mdp.world_model import DenoisedMDP, Objective, model_loss, pixels
 
 VALUES, GRADIENTS = 1e-5, 1e-4  # the largest relative errors
 NEGLIGIBLE = 1e-6  # an array below this throughout is compared absolutely, and may differ by as much
@@ -176,7 +176,7 @@ def _objective(described: Mapping[str, Any]) -> Objective:
 
 
 def _learning(
-    section: str, model: WorldModel, objective: Objective, inputs: Inputs, actions: int
+    section: str, model: DenoisedMDP, objective: Objective, inputs: Inputs, actions: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     side = inputs.config["image_size"]
     frames = inputs("in/observation_uint8", None, None, 3, side, side)
@@ -215,8 +215,8 @@ def _learning(
 
 @jax.jit
 def _learn(
-    model: WorldModel, batch: Batch, noise: Latent, prior_noise: Latent, objective: Objective
-) -> tuple[dict[str, jax.Array], WorldModel]:
+    model: DenoisedMDP, batch: Batch, noise: Latent, prior_noise: Latent, objective: Objective
+) -> tuple[dict[str, jax.Array], DenoisedMDP]:
     (loss, (s, metrics)), gradient = jax.value_and_grad(model_loss, has_aux=True)(model, batch, noise, objective)
     _, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
     outputs = {"embedding": model.encoder(pixels(batch.observation))}

@@ -48,6 +48,10 @@ MLPS = {
     "reward_model.y_network.net.module": "world_model/reward_y",
     "actor_model.net.module": "policy/actor/net",
     "value_model.net.module": "policy/critic",
+    "q_model_0.net.module": "policy/critics/first",
+    "q_model_1.net.module": "policy/critics/second",
+    "q_model_0_target.net.module": "policy/targets/first",
+    "q_model_1_target.net.module": "policy/targets/second",
 }
 GRUS = {f"transition_model.{part}_rnn": f"world_model/transition/{part}_prior/gru" for part in "xyz"}
 POSTERIORS = {
@@ -72,6 +76,7 @@ class Entry(NamedTuple):
 
 
 SAME = Layout(lambda v: v, lambda v: v)
+NUMBER = Layout(lambda v: v.reshape(1), lambda v: v.reshape(()))
 LINEAR = Layout(lambda v: v.T, lambda v: v.T)
 CONV = Layout(lambda v: v.transpose(2, 3, 1, 0), lambda v: v.transpose(3, 2, 0, 1))
 CONV_TRANSPOSE = Layout(lambda v: v.transpose(2, 3, 0, 1)[::-1, ::-1], lambda v: v[::-1, ::-1].transpose(2, 3, 0, 1))
@@ -122,6 +127,7 @@ def _all_entries(ours: Arrays) -> Iterator[tuple[str, Entry]]:
     yield from _layer(f"{DECODER}.fc1", f"{decoder}/input", LINEAR)
     for i in range(_layers(ours, decoder)):
         yield from _layer(f"{DECODER}.conv_head.module.{2 * i + 1}", f"{decoder}/layers/{i}", CONV_TRANSPOSE)
+    yield "log_ent_coef", Entry(("policy/log_temperature",), NUMBER)
 
 
 def _layer(theirs: str, ours: str, layout: Layout) -> Iterator[tuple[str, Entry]]:
@@ -141,7 +147,7 @@ def to_theirs(state: Any) -> dict[str, np.ndarray]:
     """
     ours = named(state)
     return {
-        name: entry.layout.to_theirs(np.concatenate([ours[key] for key in entry.ours]))
+        name: entry.layout.to_theirs(np.concatenate([np.atleast_1d(ours[key]) for key in entry.ours]))
         for name, entry in entries(ours).items()
     }
 
@@ -164,11 +170,13 @@ def to_ours(weights: Arrays, like: TrainState) -> TrainState:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError("; ".join(sorted(wrong)[:5]) + more)
     for name, entry in entries(ours).items():
-        lengths = [len(ours[key]) for key in entry.ours]
+        lengths = [len(np.atleast_1d(ours[key])) for key in entry.ours]
         pieces = np.split(entry.layout.to_ours(weights[name]), np.cumsum(lengths)[:-1])
         ours.update(zip(entry.ours, pieces, strict=True))
     leaves, structure = jax.tree.flatten(like)
-    arrays = [jnp.asarray(array, leaf.dtype) for array, leaf in zip(ours.values(), leaves, strict=True)]
+    arrays = [
+        jnp.asarray(array, leaf.dtype).reshape(leaf.shape) for array, leaf in zip(ours.values(), leaves, strict=True)
+    ]
     return jax.tree.unflatten(structure, arrays)
 
 
@@ -209,7 +217,9 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
     if linear not in image_sizes:
         known = " or ".join(f"{number} for {size} pixels" for number, size in image_sizes.items())
         raise UserError(f"the last layer of {ENCODER} should be number {known}, not {linear}")
+    policy, critic = ("sac", "q_model_0") if "log_ent_coef" in weights else ("dynamics", "value_model")
     settings = {
+        "policy": policy,
         "model": "xyz" if hz else "xy" if hy else "x",
         "model.x.belief": hx,
         "model.x.state": sx,
@@ -224,7 +234,7 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
         "model.conv_features": shape(f"{ENCODER}.0.weight", 4)[0],
         "model.reward_widths": widths("reward_model.x_network.net.module"),
         "policy.actor_widths": widths("actor_model.net.module"),
-        "policy.critic_widths": widths("value_model.net.module"),
+        "policy.critic_widths": widths(f"{critic}.net.module"),
         "env.image_size": image_sizes[linear],
     }
     if hy and hz:
@@ -368,8 +378,6 @@ def _read_checkpoint(path: Path) -> Source:
         ) from None
     weights = {name: tensor.numpy() for name, tensor in tensors.items()}
     discounts = weights.pop("plan_horizon_discount", None)  # [horizon - 1, 1]: powers of the discount
-    if any(name.startswith("q_model_") for name in weights):
-        raise UserError("q_model_0 and others are of a SAC policy; only one learned through the dynamics is imported")
     actions, settings = sizes(weights)
     if discounts is not None:
         settings |= {"policy.horizon": len(discounts) + 1, "policy.discount": round(float(discounts[1, 0]), 6)}

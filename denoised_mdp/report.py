@@ -22,6 +22,7 @@ LABELS = {
     "x": "x alone (Dreamer)",
     "xy": "x and y (Denoised MDP, Fig. 2b)",
     "xyz": "x, y and z (Denoised MDP, Fig. 2c)",
+    "tia": "TIA",
 }
 
 

@@ -8,7 +8,8 @@ Shapes: T = time, B = batch, A = action, E = embedding of an observation.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -137,17 +138,29 @@ class Transition(nnx.Module):
 
         actions [T, B, A]; e: evidence [T, B]; is_first [T, B]: there the previous latent and the action are zeroed.
         """
-
-        def body(s, inputs):
-            a, e, first, noise = inputs
-            s, a = jax.tree.map(lambda v: jnp.where(first[:, None], 0.0, v), (s, a))
-            s, q, p = self.step(s, a, e, noise)
-            return s, (s, q, p)
-
-        return jax.lax.scan(body, s, (actions, e, is_first, noise))[1]
+        return scan(self.step, s, actions, e, is_first, noise)
 
     def _xy_posterior(self, hx: jax.Array, hy: jax.Array, z: Factor, e: Evidence) -> tuple[Normal, Normal]:
         """One network for x and y, which see the same evidence (Sec. 3)."""
         both = gaussian(self.xy_posterior(e.xy, hx, hy, z.belief, z.state), self.min_stddev)
         (mx, my), (dx, dy) = (jnp.split(v, [self.state.x], axis=-1) for v in both)
         return Normal(mx, dx), Normal(my, dy)
+
+
+def scan(
+    step: Callable[..., tuple[Latent[Factor], Latent[Normal], Latent[Normal]]],
+    s: Latent[Factor],
+    actions: Array,
+    e: Any,
+    is_first: Array,
+    noise: Latent[jax.Array],
+) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+    """Filters a sequence by any model's `step`; see `Transition.observe`."""
+
+    def body(s, inputs):
+        a, e, first, noise = inputs
+        s, a = jax.tree.map(lambda v: jnp.where(first[:, None], 0.0, v), (s, a))
+        s, q, p = step(s, a, e, noise)
+        return s, (s, q, p)
+
+    return jax.lax.scan(body, s, (actions, e, is_first, noise))[1]

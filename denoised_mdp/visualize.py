@@ -6,6 +6,7 @@ Shapes: T = rows of the episode, H W = image. Pictures are uint8.
 from __future__ import annotations
 
 import subprocess
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -35,7 +36,17 @@ def infer(world_model: WorldModel, observation: jax.Array, action: jax.Array, ke
 @jax.jit
 def decode(world_model: WorldModel, s: Latent[Factor]) -> jax.Array:
     """Latents [T, ...] -> pictures [T, H, W, 3] uint8."""
-    return jnp.round(jnp.clip(world_model.decode(s) + 0.5, 0, 1) * 255).astype(jnp.uint8)
+    return _uint8(world_model.decode(s))
+
+
+@jax.jit
+def layers(world_model: WorldModel, s: Latent[Factor]) -> OrderedDict[str, jax.Array]:
+    """By title, what the model mixes its pictures from, [T, H, W, 3] uint8: nothing, but for TIA."""
+    return jax.tree.map(_uint8, world_model.layers(s))
+
+
+def _uint8(pictures: jax.Array) -> jax.Array:
+    return jnp.round(jnp.clip(pictures + 0.5, 0, 1) * 255).astype(jnp.uint8)
 
 
 def freeze(s: Latent[Factor], parts: Collection[str], at: int) -> Latent[Factor]:
@@ -89,6 +100,7 @@ def decompose(
         rows[f"noise: {' '.join(noise)} {'moves' if len(noise) == 1 else 'move'}, x frozen"] = decode(
             world_model, freeze(s, "x", frozen_at)
         )
+    rows |= layers(world_model, s)
     rows[f"open loop after {context} frames"] = decode(world_model, open_loop)
     return {title: np.asarray(pictures) for title, pictures in rows.items()}
 

@@ -1,20 +1,26 @@
 """Encoder, transition, decoder and reward heads; `model_loss` is the paper's Eq. 4.
 
+`WorldModel` is what acting, learning to act and measuring need of any model; `tia.py` holds another one.
 Shapes: T = time, B = batch, H W = image, A = action.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from denoised_mdp.distributions import HALF_LOG_2PI, Array, Normal
 from denoised_mdp.latent import Factor, Latent, features
 from denoised_mdp.nets import MLP
-from denoised_mdp.transition import Transition
+from denoised_mdp.optimizer import Adam
+from denoised_mdp.transition import Evidence, Transition
 
 
 class Batch(Protocol):
@@ -47,7 +53,42 @@ def pixels(observation: Array) -> jax.Array:
     return jnp.asarray(observation, jnp.float32) / 255 - 0.5
 
 
-class WorldModel(nnx.Module):
+class Dynamics(Protocol):
+    """Priors and posteriors. What the methods take and return is said at `Transition`'s."""
+
+    @property
+    def belief(self) -> Latent[int]: ...
+    @property
+    def state(self) -> Latent[int]: ...
+    def noise(self, key: jax.Array, batch: tuple[int, ...]) -> Latent[jax.Array]: ...
+    def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, Normal]: ...
+    def step(
+        self, s: Latent[Factor], a: jax.Array, e: Any, noise: Latent[jax.Array]
+    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]: ...
+    def imagine_step(self, s: Latent[Factor], a: jax.Array, noise: Latent[jax.Array]) -> Latent[Factor]: ...
+
+
+class WorldModel(Protocol):
+    """A pytree of parameters with these methods. A policy sees x alone."""
+
+    @property
+    def encoder(self) -> Callable[[jax.Array], jax.Array]: ...  # through which x sees pictures; [B, H, W, 3] -> [B, E]
+    @property
+    def transition(self) -> Dynamics: ...
+    @property
+    def reward_y(self) -> Any: ...  # None if y adds nothing to the reward
+    def evidence(self, observation: Array) -> Any: ...
+    def reward(self, x: Factor, y: Factor) -> jax.Array: ...
+    def x_reward(self, x: Factor) -> jax.Array: ...
+    def continuation(self, x: Factor) -> jax.Array: ...
+    def decode(self, s: Latent[Factor]) -> jax.Array: ...
+    def layers(self, s: Latent[Factor]) -> OrderedDict[str, jax.Array]: ...
+    def observe(
+        self, observation: Array, action: Array, is_first: Array, noise: Latent[jax.Array]
+    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]: ...
+
+
+class DenoisedMDP(nnx.Module):
     """p(o|x,y,z), p(r|x) + p(r|y), the transition, and the encoder of the posteriors."""
 
     def __init__(
@@ -65,6 +106,10 @@ class WorldModel(nnx.Module):
         self.reward_x = MLP(x, reward_widths, 1, rngs)
         self.reward_y = MLP(y, reward_widths, 1, rngs) if y else None
         self.continue_x = MLP(x, reward_widths, 1, rngs) if continue_head else None
+
+    def evidence(self, observation: Array) -> Evidence:
+        """What pictures [B, H, W, 3] uint8 say to the posteriors; `Transition.step` takes it."""
+        return self.transition.evidence(self.encoder(pixels(observation)))
 
     def reward(self, x: Factor, y: Factor) -> jax.Array:
         """[B], the mean of p(r|x,y): the sum of two Gaussians' means (Appendix A.2)."""
@@ -85,6 +130,10 @@ class WorldModel(nnx.Module):
         """[B, H, W, 3], the mean picture, in the units of `pixels`."""
         return self.decoder(features(s))
 
+    def layers(self, s: Latent[Factor]) -> OrderedDict[str, jax.Array]:
+        """By title, pictures [B, H, W, 3] that a model mixes its own from: none here, one decoder sees all parts."""
+        return OrderedDict()
+
     def observe(
         self, observation: Array, action: Array, is_first: Array, noise: Latent[jax.Array]
     ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
@@ -94,12 +143,12 @@ class WorldModel(nnx.Module):
         its action are zero, as at an episode's start (Sec. 3).
         """
         starts = jnp.asarray(is_first).at[0].set(True)
-        evidence = self.transition.evidence(self.encoder(pixels(observation)))
-        return self.transition.observe(self.transition.initial(starts.shape[1:]), action, evidence, starts, noise)
+        initial = self.transition.initial(starts.shape[1:])
+        return self.transition.observe(initial, action, self.evidence(observation), starts, noise)
 
 
 def model_loss(
-    model: WorldModel, batch: Batch, noise: Latent[jax.Array], objective: Objective
+    model: DenoisedMDP, batch: Batch, noise: Latent[jax.Array], objective: Objective
 ) -> tuple[jax.Array, tuple[Latent[Factor], dict[str, jax.Array]]]:
     """Eq. 4:  -log p(o|s) - log p(r|x,y) + alpha (beta_x KL_x + beta_y KL_y + beta_z KL_z), a mean over [T, B].
 
@@ -136,3 +185,23 @@ def model_loss(
         metrics["continue_loss"] = nll_continue
     metrics = {"loss": loss} | metrics
     return jnp.mean(loss), (s, jax.tree.map(jnp.mean, metrics))
+
+
+@dataclass(frozen=True)
+class DenoisedLearner:
+    """One optimiser on one loss."""
+
+    objective: Objective
+    optimizer: Adam
+
+    def init(self, world_model: DenoisedMDP) -> optax.OptState:
+        """The optimiser's moments before the first update."""
+        return self.optimizer.init(world_model)
+
+    def update(
+        self, world_model: DenoisedMDP, moments: optax.OptState, batch: Batch, noise: Latent[jax.Array]
+    ) -> tuple[DenoisedMDP, optax.OptState, Latent[Factor], dict[str, jax.Array]]:
+        """The model and its moments after one step, the latents [T, B] that the old one filtered, and metrics."""
+        gradients, (s, metrics) = jax.grad(model_loss, has_aux=True)(world_model, batch, noise, self.objective)
+        world_model, moments, norm = self.optimizer.step(world_model, gradients, moments)
+        return world_model, moments, s, metrics | {"grad_norm": norm}

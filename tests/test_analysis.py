@@ -13,14 +13,14 @@ from denoised_mdp.analysis import clean_pairs, influence, pictures, report
 from denoised_mdp.analysis.filtering import Filtered, filter_episode
 from denoised_mdp.analysis.headline import alarms, headline
 from denoised_mdp.analysis.measure import measure
-from denoised_mdp.analysis.probes import LINEAR, NONLINEAR, Matrix, best, leakage_matrix
+from denoised_mdp.analysis.probes import LINEAR, NONLINEAR, Matrix, best, leakage_matrix, whole_repeats
 from denoised_mdp.analysis.recordings import Recording, Recordings, bang_bang, collect, load, save, uniform
 from denoised_mdp.analysis.targets import Classes, Numbers, targets
 from denoised_mdp.envs import FactorKind
 from denoised_mdp.errors import UserError
 from denoised_mdp.latent import Factor, Latent
 
-EPISODES, ROWS = 8, 60
+EPISODES, REPEATS, ROWS = 8, 4, 60
 KINDS: dict[str, FactorKind] = {
     "joint": "controlled_rewarded",
     "angle": "controlled_rewarded",
@@ -70,7 +70,7 @@ def probed(truth, x: np.ndarray, y: np.ndarray) -> Matrix:
     reward = truth["joint"].sum(-1)
     wanted, _ = targets(truth, KINDS, PERIODS, reward, EPISODE)
     features = {"x": x, "y": y, "all": np.concatenate([x, y], -1)}
-    return leakage_matrix(features, wanted, EPISODE, kinds=[LINEAR], resamples=200)
+    return leakage_matrix(features, wanted, EPISODE, REPEATS, kinds=[LINEAR], resamples=200)
 
 
 def pure(seed: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def test_probes_of_pure_noise_are_at_the_baseline_and_so_are_exchanged_labels(tr
     kinds: dict[str, FactorKind] = {"joint": KINDS["joint"], "video": KINDS["video"]}
     wanted, _ = targets(truth, kinds, {}, np.zeros(len(EPISODE)), EPISODE)
     features = {"x": mixed(signal(truth), 12, 1), "y": pure(2)}
-    matrix = leakage_matrix(features, wanted, EPISODE, resamples=50)
+    matrix = leakage_matrix(features, wanted, EPISODE, REPEATS, resamples=50)
     for kind in (LINEAR, NONLINEAR):
         for name in kinds:
             assert matrix["y"][name][kind].value < 0.05, (kind, name)
@@ -138,7 +138,7 @@ def test_what_time_alone_tells_is_in_the_baseline():
     video = np.tile(walk(rng, 1)[:ROWS], (EPISODES, 1))
     clock = np.tile(np.eye(ROWS), (EPISODES, 1))
     wanted, _ = targets({"video": video}, {"video": "neither"}, {}, np.zeros(len(EPISODE)), EPISODE)
-    score = leakage_matrix({"x": clock}, wanted, EPISODE, kinds=[LINEAR], resamples=50)["x"]["video"][LINEAR]
+    score = leakage_matrix({"x": clock}, wanted, EPISODE, REPEATS, kinds=[LINEAR], resamples=50)["x"]["video"][LINEAR]
     assert score.value > 0.9 and score.baseline == pytest.approx(score.value, abs=0.02)
 
 
@@ -146,7 +146,7 @@ def test_a_curved_relation_is_for_the_non_linear_probe_alone():
     rng = np.random.default_rng(0)
     hidden = rng.standard_normal((len(EPISODE), 2))
     wanted, _ = targets({"product": hidden.prod(-1)}, {"product": "neither"}, {}, np.zeros(len(EPISODE)), EPISODE)
-    cell = leakage_matrix({"x": hidden}, wanted, EPISODE, resamples=50)["x"]["product"]
+    cell = leakage_matrix({"x": hidden}, wanted, EPISODE, REPEATS, resamples=50)["x"]["product"]
     assert cell[LINEAR].value < 0.05 and cell[NONLINEAR].value > 0.3
 
 
@@ -210,7 +210,7 @@ def recordings(agent) -> Recordings:
 
     envs = [make_env(settings, seed=seed, split="eval") for seed in (1, 2)]
     policies = {"uniform": uniform(2), "bang_bang": bang_bang(2)}
-    return collect(envs, policies, episodes=4, physics=2, noises=2, seed=5, about={"env": {}}, steps=20)
+    return collect(envs, policies, repeats=2, physics=2, noises=2, seed=5, about={"env": {}}, steps=20)
 
 
 @pytest.fixture(scope="module")
@@ -240,9 +240,9 @@ def test_recorded_pairs_share_their_physics_and_their_noise(recordings):
         first, second = (recordings.pairs[p][n].factors for p in range(2))
         np.testing.assert_array_equal(first["video_frame"], second["video_frame"])
         assert (first["position"] != second["position"]).any()
-    assert recordings.about["policies"] == ["uniform", "bang_bang"] * 2
+    assert recordings.about["policies"] == ["uniform", "bang_bang"] * 4
     clips = [int(recording.factors["video_clip"][0]) for recording in recordings.episodes]
-    assert clips[0] == clips[1] != clips[2] == clips[3]  # both policies in each environment
+    assert clips[0] == clips[1] != clips[2] == clips[3] and clips[:4] == clips[4:]  # both policies in each environment
 
 
 def test_random_policies_are_a_function_of_the_seed_and_hold_their_actions(recordings):
@@ -295,7 +295,8 @@ def test_a_part_that_follows_the_action_is_found_out():
     pushed, drifting = np.zeros((len(EPISODE), 2)), walk(rng, 2)
     for t in range(1, len(EPISODE)):
         pushed[t] = 0.8 * pushed[t - 1] + action[t]
-    gains = influence.action_gain(latents(x=pushed, y=drifting), plain_recordings(action, np.zeros(len(EPISODE))))
+    recordings = plain_recordings(action, np.zeros(len(EPISODE)))
+    gains = influence.action_gain(latents(x=pushed, y=drifting), recordings, REPEATS)
     assert gains["x"] > 0.3 and abs(gains["y"]) < 0.02 and "z" not in gains
 
 
@@ -354,3 +355,22 @@ def test_everything_is_measured_and_written(model, recordings, tmp_path):
     text = paths[1].read_text()
     for words in ("signal kept in x", "noise leaked into x", "signal stranded outside x", "video_brightness"):
         assert words in text
+
+
+def test_whoever_recognises_the_policy_is_not_misled_about_the_video():
+    """Two policies in two environments, twice: with single episodes held out, the policy would tell the wrong clip."""
+    policy, clip = np.arange(EPISODES) % 2, np.arange(EPISODES) // 2 % 2
+    wanted, _ = targets({"clip": clip[EPISODE]}, {"clip": "neither"}, {}, np.zeros(len(EPISODE)), EPISODE)
+    knows_both = np.stack([3.0 * policy, 0.3 * clip], -1)[EPISODE] + 0.2 * pure(1)[:, :2]
+    score = leakage_matrix({"all": knows_both}, wanted, EPISODE, 2, kinds=[LINEAR], resamples=50)["all"]["clip"][LINEAR]
+    for fit, predict in whole_repeats(EPISODE, 2):
+        assert set(EPISODE[fit]) | set(EPISODE[predict]) == set(range(EPISODES))
+        for rows in (fit, predict):
+            assert np.corrcoef(policy[EPISODE[rows]], clip[EPISODE[rows]])[0, 1] == pytest.approx(0, abs=1e-9)
+    assert score.value > 0.5
+
+
+def test_pairs_without_noise_say_nothing(model, recordings):
+    row = recordings.pairs[0]
+    assert clean_pairs.clean_pairs(model, [[row[0], row[0]], [row[1], row[1]]], jax.random.key(0)) == {}
+    assert set(clean_pairs.clean_pairs(model, recordings.pairs, jax.random.key(0))) == {"x", "y", "z"}

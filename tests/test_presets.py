@@ -15,7 +15,7 @@ from test_agent import A, make_batches, make_state
 
 from denoised_mdp import cli
 from denoised_mdp.agent import Agent
-from denoised_mdp.config import Config, Part
+from denoised_mdp.config import Config, DenoisedModel, Part
 
 PRESETS = cli.CONFIGS / "experiment" / "paper"
 NONE, VIDEO, SENSOR, JITTER = NOISES = (
@@ -96,6 +96,7 @@ def test_a_preset_is_the_papers_run(name):
     learner, env, task, _, alpha, beta = RUNS[name]
     made = compose(name)
     model, train = made.model, made.train
+    assert isinstance(model, DenoisedModel)
     assert (made.policy.name, made.env.name, made.env.task, made.size.name) == (learner, env, task, "paper")
     assert (model.alpha, model.beta_x, model.beta_y, model.beta_z) == (alpha, 1, beta, beta)
     assert (model.free_nats_x, model.free_nats_y, model.beta_free_nats_x, model.reward_weight) == (3, 0, None, 1)
@@ -112,7 +113,8 @@ def test_a_preset_is_the_papers_run(name):
 
 def test_a_preset_yields_to_the_command_line():
     made = compose("cheetah_run_video_background", "model=x", "model.beta=0.5", "train.env_steps=2e6")
-    assert made.model.x == Part(belief=220, state=33) and made.model.beta_y == 0.5
+    assert isinstance(made.model, DenoisedModel) and made.model.beta_y == 0.5
+    assert made.model.x == Part(belief=220, state=33)
     assert made.train.env_steps == 2_000_000 and made.noise.video_background
 
 
@@ -133,16 +135,16 @@ def test_figure_2b_2c_and_dreamer_are_one_word_each():
     for name, parts in widths.items():
         model = paper(f"model={name}").model
         assert tuple((part.belief, part.state) for part in (model.x, model.y, model.z)) == parts
-        assert model.z_prior_uses_y
+        assert isinstance(model, DenoisedModel) and model.z_prior_uses_y
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.125])
 def test_the_other_way_of_giving_free_nats_is_one_setting(beta):
     """Sec. B.1.2: beta KL_x with free nats, (1 - beta) KL_x without."""
     split = paper(f"model.beta={beta}", "model.beta_free_nats_x=${model.beta}")
-    objective = Agent(split, A).objective
+    objective = Agent(split, A).model_learner.objective
     assert (objective.beta_free_nats_x, objective.beta.x - objective.beta_free_nats_x) == (beta, 1 - beta)
-    plain = Agent(paper(f"model.beta={beta}"), A).objective
+    plain = Agent(paper(f"model.beta={beta}"), A).model_learner.objective
     assert plain.beta_free_nats_x == plain.beta.x == 1
 
 
@@ -200,6 +202,6 @@ def test_fidelity_names_tests_that_exist(file):
 
 def test_the_variants_that_fidelity_tells_are_accepted():
     lines = re.findall(r"^\| .* \| `(model\S*=[^`]*)` \|$", FIDELITY, re.MULTILINE)
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         paper(*shlex.split(line))

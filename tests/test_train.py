@@ -227,7 +227,7 @@ def test_the_factorization_of_several_runs_is_measured_on_the_same_episodes(fini
 
 def test_a_run_can_learn_from_another_run_s_replay_and_be_analysed_on_the_way(finished, environment, tmp_path):
     run_dir = tmp_path / "run"
-    analysis = ["analysis.every=1000", "analysis.episodes=2"]
+    analysis = ["analysis.every=1000", "analysis.clips=1"]
     arguments = [*SHORT, *analysis, "model=x", f"replay.source={finished}", f"run_dir={run_dir}"]
     before = sorted((path.name, path.stat().st_mtime_ns) for path in (finished / "replay").iterdir())
     run("train.py", *arguments, environment=environment)

@@ -10,14 +10,14 @@ from denoised_mdp.latent import Latent
 from denoised_mdp.nets import PatchDecoder, PatchEncoder
 from denoised_mdp.replay import Batch
 from denoised_mdp.transition import Transition
-from denoised_mdp.world_model import Objective, WorldModel, model_loss
+from denoised_mdp.world_model import DenoisedMDP, Objective, model_loss
 
 T, B, A, SIZE = 4, 3, 2, 16
 EQUATION_4 = Objective(1.0, Latent(1.0, 0.25, 0.25), Latent(3.0, 0.0, 0.0), 1.0, 1.0)
 SPLIT = Objective(1.5, Latent(0.7, 0.2, 0.1), Latent(0.4, 0.3, 0.2), 0.3, 5.0)
 
 
-def make(belief=(6, 5, 4), state=(4, 3, 2), *, continue_head=False) -> WorldModel:
+def make(belief=(6, 5, 4), state=(4, 3, 2), *, continue_head=False) -> DenoisedMDP:
     rngs = nnx.Rngs(0)
     transition = Transition(
         belief=Latent(*belief),
@@ -28,7 +28,7 @@ def make(belief=(6, 5, 4), state=(4, 3, 2), *, continue_head=False) -> WorldMode
         z_prior_uses_y=True,
         rngs=rngs,
     )
-    return WorldModel(
+    return DenoisedMDP(
         PatchEncoder(SIZE, [4, 4, 8], 8, rngs),
         PatchDecoder(SIZE, sum(belief) + sum(state), 8, [4, 4, 8], rngs),
         transition,

@@ -1,6 +1,7 @@
 """Measuring the factorization: what of the truth each latent part knows, on the same held-out episodes for every model.
 
 recordings  episodes with the ground truth, under a fixed mixture of policies, in a file that models share
+obtain      the same as a user asks for them, in this world's policies or a file
 filtering   recordings through a model's posterior
 probes      the leakage matrix: how well each part predicts each true factor
 headline    the matrix in three numbers; alarm: in words
@@ -9,4 +10,5 @@ clean_pairs the same physics under other noise: how far does x move?
 pictures    the error of the reconstruction, part by part, on the robot and off it
 report      all of it at once, as JSON, Markdown and PNG
 monitor     the cheap share of it, during training
+regression  another measure: how well joints can be told from what an encoder makes of single pictures
 """

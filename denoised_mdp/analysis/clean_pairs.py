@@ -32,8 +32,10 @@ def clean_pairs(world_model: WorldModel, pairs: Sequence[Sequence[Recording]], k
     """The movement of each part that is there. `pairs`: [P][Q], of at least two physics and two noises.
 
     Whole episodes are compared step by step, not single pictures: a filter remembers. All are filtered with one draw of
-    the posterior's noise, so that equal pictures give equal latents.
+    the posterior's noise, so that equal pictures give equal latents. Nothing, where no noise changes any picture.
     """
+    if not any(np.any(row[0].observation != other.observation) for row in pairs for other in row[1:]):
+        return {}
     length = min(len(recording.reward) for row in pairs for recording in row)
     latents = [[filter_episode(world_model, r.observation, r.action, key).s for r in row] for row in pairs]
     return {

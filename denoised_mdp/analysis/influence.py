@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.model_selection import cross_val_predict
+from threadpoolctl import threadpool_limits
 
 from denoised_mdp.analysis.filtering import Filtered, present
-from denoised_mdp.analysis.probes import FOLDS, RIDGE
+from denoised_mdp.analysis.probes import RIDGE, whole_repeats
 from denoised_mdp.analysis.recordings import Recording
 from denoised_mdp.latent import Factor, Latent
 from denoised_mdp.world_model import WorldModel
@@ -42,15 +43,16 @@ def controllability(world_model: WorldModel, s: Latent[Factor], candidates: jax.
     return Latent(*(share(part) for part in ahead))
 
 
-def action_gain(filtered: Sequence[Filtered], recordings: Sequence[Recording]) -> dict[str, float]:
+@threadpool_limits.wrap(limits=1)
+def action_gain(filtered: Sequence[Filtered], recordings: Sequence[Recording], repeats: int) -> dict[str, float]:
     """By how much knowing the action improves R^2 of a linear prediction of each part's next posterior from its last.
 
-    What the model infers, not what its graph allows: a y that follows the robot is found out here. Cross-validated by
-    episode.
+    What the model infers, not what its graph allows: a y that follows the robot is found out here. Cross-validated
+    as the probes are.
     """
     action = np.concatenate([recording.action[1:] for recording in recordings])
     episode = np.repeat(np.arange(len(recordings)), [len(recording.action) - 1 for recording in recordings])
-    folds = list(GroupKFold(min(FOLDS, len(recordings))).split(episode, groups=episode))
+    folds = whole_repeats(episode, repeats)
 
     def r_squared(inputs: NDArray[np.floating], outputs: NDArray[np.floating]) -> float:
         predicted = cross_val_predict(Ridge(alpha=RIDGE * len(inputs)), inputs, outputs, cv=folds)

@@ -14,7 +14,7 @@ from denoised_mdp.analysis.headline import SIGNAL, Alarm, Estimate, Headline, al
 from denoised_mdp.analysis.influence import action_gain, controllability, random_actions, reward_relevance
 from denoised_mdp.analysis.pictures import reconstruction
 from denoised_mdp.analysis.probes import LINEAR, NONLINEAR, Matrix, leakage_matrix
-from denoised_mdp.analysis.recordings import Recording, Recordings
+from denoised_mdp.analysis.recordings import Recordings
 from denoised_mdp.analysis.targets import targets
 from denoised_mdp.envs import FACTOR_KINDS, FactorKind
 from denoised_mdp.world_model import WorldModel
@@ -31,19 +31,15 @@ class Factorization(NamedTuple):
 
 
 def probe(
-    filtered: Sequence[Filtered],
-    recordings: Sequence[Recording],
-    kinds: Mapping[str, FactorKind],
-    periods: Mapping[str, np.ndarray],
-    *,
-    probes: Sequence[str] = (LINEAR, NONLINEAR),
+    filtered: Sequence[Filtered], recordings: Recordings, *, probes: Sequence[str] = (LINEAR, NONLINEAR)
 ) -> Factorization:
     """The leakage matrix of what a model makes of some recordings, and what follows from it."""
-    episode = episode_of_row(recordings)
-    factors = {name: np.concatenate([recording.factors[name] for recording in recordings]) for name in kinds}
-    reward = np.concatenate([recording.reward for recording in recordings])
-    wanted, left_out = targets(factors, kinds, periods, reward, episode)
-    matrix = leakage_matrix(part_features(filtered), wanted, episode, kinds=probes)
+    episodes, kinds = recordings.episodes, recordings.kinds
+    episode = episode_of_row(episodes)
+    factors = {name: np.concatenate([recording.factors[name] for recording in episodes]) for name in kinds}
+    reward = np.concatenate([recording.reward for recording in episodes])
+    wanted, left_out = targets(factors, kinds, recordings.periods, reward, episode)
+    matrix = leakage_matrix(part_features(filtered), wanted, episode, recordings.repeats, kinds=probes)
     kl = mean_kl(filtered)
     return Factorization(matrix, left_out, kl, headline(matrix, kinds), alarms(matrix, kinds, kl))
 
@@ -55,13 +51,13 @@ def measure(
     filter_key, pair_key, action_key = jax.random.split(key, 3)
     episodes = recordings.episodes
     filtered = filter_all(world_model, episodes, filter_key)
-    found = probe(filtered, episodes, recordings.kinds, recordings.periods, probes=probes)
+    found = probe(filtered, recordings, probes=probes)
     s = jax.tree.map(lambda *rows: np.concatenate(rows), *(f.s for f in filtered))
     action = random_actions(action_key, len(s.x.state), episodes[0].action.shape[-1])
     decided = controllability(world_model, s, action)
     reward = reward_relevance(world_model, filtered, episodes)
-    gains = action_gain(filtered, episodes)
-    moved = clean_pairs(world_model, recordings.pairs, pair_key) if recordings.pairs else {}
+    gains = action_gain(filtered, episodes, recordings.repeats)
+    moved = clean_pairs(world_model, recordings.pairs, pair_key)
     return {
         "headline": {name: value and _plain(value) for name, value in found.headline._asdict().items()},
         "alarms": [alarm._asdict() for alarm in found.alarms],

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GroupKFold
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from denoised_mdp.analysis.targets import Classes, Numbers, Target
 
 LINEAR, NONLINEAR = "linear", "nonlinear"
-FOLDS = 5
 MOST_ROWS = 4000  # neighbouring rows tell nearly the same: of longer recordings every n-th is taken
 RESAMPLES = 1000  # of episodes, for the confidence intervals
 RIDGE = 1e-3  # penalty per row, features having variance 1
@@ -57,31 +56,44 @@ def best(cell: Cell) -> Score:
     return max(cell.values(), key=lambda score: score.value)
 
 
+Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # rows to fit on, rows to predict
+
+
+def whole_repeats(episode: NDArray[np.int64], repeats: int) -> Folds:
+    """Each repeat of all policies in all environments is predicted from the others, so that all are balanced.
+
+    Were single episodes held out, their policy would be rarer in their environment among those that are left: who
+    recognises the policy would be misled about the video, and score less than one who knows nothing.
+    episode: [N], the number of each row's, of E in all, which come in `repeats` equal runs; at least two.
+    """
+    run = episode * repeats // (int(episode.max()) + 1)
+    return [(np.flatnonzero(run != held_out), np.flatnonzero(run == held_out)) for held_out in range(repeats)]
+
+
+@threadpool_limits.wrap(limits=1)  # these matrices are small: a second thread waits more than it works
 def leakage_matrix(
     features: Mapping[str, NDArray[np.floating]],
     targets: Sequence[Target],
     episode: NDArray[np.int64],
+    repeats: int,
     *,
     kinds: Sequence[str] = (LINEAR, NONLINEAR),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Matrix:
-    """Probes every part's features [N, D] for every target: FOLDS shares of the episodes, each predicted from the rest.
-
-    episode: [N], the number of the episode that a row belongs to, 0 to E - 1; at least two.
-    """
+    """Probes every part's features [N, D] for every target. `episode` [N] and `repeats`: as of `whole_repeats`."""
     taken = np.arange(0, len(episode), -(-len(episode) // MOST_ROWS))
     episode, targets = episode[taken], [_take(target, taken) for target in targets]
     rng = np.random.default_rng(seed)
     count = int(episode.max()) + 1
     exchanged = [_take(target, _rows_of_another_episode(episode, rng)) for target in targets]
     weights = rng.multinomial(count, np.full(count, 1 / count), resamples)
-    folds = list(GroupKFold(min(FOLDS, count), shuffle=True, random_state=seed).split(episode, groups=episode))
+    folds = whole_repeats(episode, repeats)
     matrix: Matrix = {}
     for part, columns in features.items():
         cells: dict[str, Cell] = {target.name: {} for target in targets}
         for kind in kinds:
-            inputs = columns[taken].astype(np.float64)
+            inputs = columns[taken].astype(np.float32)
             predicted = _predict(kind, inputs, targets, folds, seed)
             baselines = _predict(kind, inputs, exchanged, folds, seed)
             for target, other in zip(targets, exchanged, strict=True):
@@ -112,9 +124,9 @@ def _rows_of_another_episode(episode: NDArray[np.int64], rng: np.random.Generato
 
 def _predict(
     kind: str,
-    inputs: NDArray[np.float64],
+    inputs: NDArray[np.float32],
     targets: Sequence[Target],
-    folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    folds: Folds,
     seed: int,
 ) -> dict[str, NDArray[Any]]:
     """Every row's prediction by a probe that has not seen its episode: columns [N, C], or labels [N]."""
@@ -168,7 +180,7 @@ def _network(rows: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _fit(model: Any, inputs: NDArray[np.float64], outputs: NDArray[Any]) -> Any:
+def _fit(model: Any, inputs: NDArray[np.float32], outputs: NDArray[Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(inputs, outputs)

@@ -39,7 +39,8 @@ class Recording(NamedTuple):
 class Recordings(NamedTuple):
     """All that models of one world are compared on."""
 
-    episodes: list[Recording]  # each with a start, and noise, of its own
+    episodes: list[Recording]  # each with a start, and noise, of its own; in `repeats` equal runs
+    repeats: int  # how often each policy was in each environment: once in each run of episodes
     pairs: list[list[Recording]]  # [physics][noise]: a row is one physics under several noises, under the same actions
     kinds: dict[str, FactorKind]  # of each factor
     periods: dict[str, NDArray[np.float64]]  # of those that wrap, `World.factor_periods`
@@ -137,7 +138,7 @@ def collect(
     envs: Sequence[Env],
     policies: Mapping[str, Policy],
     *,
-    episodes: int,
+    repeats: int,
     physics: int,
     noises: int,
     seed: int,
@@ -145,28 +146,29 @@ def collect(
     robot: bool = True,
     steps: int | None = None,
 ) -> Recordings:
-    """Records `episodes` episodes, environments and policies taken in turn, and `physics` x `noises` clean pairs.
+    """Records `repeats` episodes of each policy in each environment, and `physics` x `noises` clean pairs.
 
     The pairs are all in the first environment, so that the same seed of noise is the same noise. `robot`: whether to
     record where it is in the picture, of the episodes; `steps`: agent steps after which each is cut, None: its own end.
     """
     turns = list(policies.items())
+    both = [(env, turn) for _ in range(repeats) for env in envs for turn in turns]
     recorded = [
-        record(envs[(i // len(turns)) % len(envs)], turns[i % len(turns)][1], seed=seed + i, robot=robot, steps=steps)
-        for i in range(episodes)
+        record(env, policy, seed=seed + i, robot=robot, steps=steps) for i, (env, (_, policy)) in enumerate(both)
     ]
     pairs = []
     for p in range(physics):
-        own = {"seed": seed + episodes + p, "steps": steps}
+        own = {"seed": seed + len(recorded) + p, "steps": steps}
         first = record(envs[0], turns[p % len(turns)][1], noise=seed, **own)
         others = [record(envs[0], replayed(first.action), noise=seed + n, **own) for n in range(1, noises)]
         pairs.append([first, *others])
     return Recordings(
         episodes=recorded,
+        repeats=repeats,
         pairs=pairs,
         kinds=dict(envs[0].factor_kinds),
         periods={name: np.asarray(period, np.float64) for name, period in envs[0].factor_periods.items()},
-        about={**about, "seed": seed, "policies": [turns[i % len(turns)][0] for i in range(episodes)]},
+        about={**about, "seed": seed, "policies": [name for _, (name, _) in both]},
     )
 
 
@@ -178,7 +180,7 @@ def save(recordings: Recordings, path: Path) -> None:
     for p, row in enumerate(recordings.pairs):
         for n, recording in enumerate(row):
             arrays |= _arrays(recording, f"pairs/{p}/{n}")
-    about = {"about": recordings.about, "kinds": recordings.kinds}
+    about = {"about": recordings.about, "kinds": recordings.kinds, "repeats": recordings.repeats}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
@@ -202,7 +204,7 @@ def load(path: Path) -> Recordings:
             for p in range(_count(arrays, "pairs"))
         ]
         periods = {name.removeprefix("periods/"): v for name, v in arrays.items() if name.startswith("periods/")}
-        return Recordings(episodes, pairs, told["kinds"], periods, told["about"])
+        return Recordings(episodes, told["repeats"], pairs, told["kinds"], periods, told["about"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no recorded episodes: {one_line(error)}") from error
 

@@ -201,7 +201,7 @@ def _draw_pairs(axes: Any, report: Mapping[str, Any]) -> None:
         share = report["clean_pairs"][part]["noise_share"]
         _bar(axes, i, share, f"C{i}")
         axes.text(share["high"] + 0.02, i, f"{share['value']:.2f}", va="center")
-    _finish(axes, names, "clean pairs: share of a part's movement that is the noise's")
+    _finish(axes, names, "clean pairs: how much of a part's movement is noise")
 
 
 def _draw_reconstruction(axes: Any, report: Mapping[str, Any]) -> None:
@@ -213,7 +213,7 @@ def _draw_reconstruction(axes: Any, report: Mapping[str, Any]) -> None:
             where = i + (j - 1.5) * 0.2
             axes.barh(where, value, 0.18, color=colours[name])
             axes.text(value + most * 0.01, where, f"{title} {value:.4f}", va="center", fontsize=8)
-    _finish(axes, list(PLACES.values()), "mean squared error of the reconstruction", limit=most * 1.45)
+    _finish(axes, list(PLACES.values()), "mean squared error of the reconstruction", limit=most * 1.7)
 
 
 def _bar(axes: Any, place: float, estimate: Mapping[str, float], colour: str) -> None:

@@ -1,0 +1,85 @@
+"""Recorded episodes as a user asks for them: from a file, or made by policies that are named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from denoised_mdp import run_dir
+from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.analysis import recordings
+from denoised_mdp.analysis.recordings import Policy, Recordings
+from denoised_mdp.config import Config
+from denoised_mdp.errors import UserError
+from denoised_mdp.evaluation import evaluation_envs, load_agent
+
+
+def obtain(
+    config: Config,
+    checkpoint: Path,
+    *,
+    data: str | None,
+    policies: Sequence[str],
+    repeats: int,
+    clips: int,
+    seed: int,
+    physics: int = 0,
+    noises: int = 0,
+    robot: bool = False,
+) -> tuple[TrainState, Recordings]:
+    """The state of a checkpoint, and episodes of its world: those of the file `data`, which is written if not there.
+
+    clips: environments to record in, each with its own video; the rest as `recordings.collect` takes it.
+
+    Raises:
+        UserError: the file is of another world, or a policy's name names none.
+    """
+    world = {"env": config.env.model_dump(), "noise": config.noise.model_dump()}
+    if data is not None and Path(data).exists():
+        found = recordings.load(Path(data))
+        refuse_another_world(f"data={data}", found.about, world)
+        _, state = load_agent(config, found.episodes[0].action.shape[-1], checkpoint)
+        return state, found
+    envs = evaluation_envs(config, episodes=clips, seed=seed)
+    agent, state = load_agent(config, envs[0].action_size, checkpoint)
+    found = recordings.collect(
+        envs,
+        {name: policy(name, config, agent, state) for name in policies},
+        repeats=repeats,
+        physics=physics,
+        noises=noises,
+        seed=seed,
+        about=world | {"render": config.render.model_dump()},
+        robot=robot,
+    )
+    if data is not None:
+        recordings.save(found, Path(data))
+    return state, found
+
+
+def policy(name: str, config: Config, agent: Agent, state: TrainState) -> Policy:
+    """The policy of an option's name; `agent` and `state` are this run's, `self`.
+
+    Raises:
+        UserError: it names neither a policy nor the folder of a run in this world.
+    """
+    if name in recordings.RANDOM:
+        return recordings.RANDOM[name](agent.action_size)
+    if name != "self":
+        other = run_dir.load(Path(name))
+        refuse_another_world(f"policies: {name}", {"env": other.env.model_dump()}, {"env": config.env.model_dump()})
+        agent, state = load_agent(other, agent.action_size, run_dir.checkpoint(Path(name), "latest"))
+    return recordings.trained(agent, state)
+
+
+def refuse_another_world(what: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raises a UserError that names the settings in which two worlds differ, if any."""
+    differ = [
+        f"{section}.{name}: {theirs[section].get(name)} -> {value}"
+        for section in ours
+        for name, value in ours[section].items()
+        if theirs[section].get(name) != value
+    ]
+    if differ:
+        raise UserError(f"{what} is of another world ({', '.join(differ)})")

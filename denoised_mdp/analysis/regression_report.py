@@ -1,0 +1,88 @@
+"""What `regression.py` found, as JSON, Markdown and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+TITLES = {
+    "finetuned": "the run's encoder, trained further",
+    "frozen": "the run's encoder, as it is",
+    "scratch": "a new encoder",
+}
+
+
+def write(folder: Path, report: Mapping[str, Any]) -> list[Path]:
+    """Writes regress.json, .md and .png into a folder, and returns their paths."""
+    paths = [folder / f"regress.{suffix}" for suffix in ("json", "md", "png")]
+    paths[0].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    paths[1].write_text(markdown(report))
+    draw(report, paths[2])
+    return paths
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report in words and tables; docs/regression.md says how to read it."""
+    encoders = list(report["results"])
+    lines = [
+        f"# Regression of {report['factor']}: {report['title']}",
+        "",
+        f"{report['test_rows']} test rows of {report['test_episodes']} episodes that were not trained on, policies "
+        f"{', '.join(dict.fromkeys(report['recordings']['policies']))}. {report['updates']} updates of "
+        f"{report['batch_size']} rows, learning rate {report['learning_rate']}.",
+        "",
+        "Share of the variance that is not told, and its 95% interval over test episodes; a constant has 1.",
+        "",
+        f"| train rows | {' | '.join(TITLES[encoder] for encoder in encoders)} |",
+        "|---|" + "---|" * len(encoders),
+    ]
+    for i, size in enumerate(report["sizes"]):
+        found = [report["results"][encoder][i] for encoder in encoders]
+        cells = [f"{r['unexplained']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in found]
+        lines.append(f"| {size} | {' | '.join(cells)} |")
+    lines += ["", f"Mean squared error, in the units of `{report['factor']}` (the paper's measure); a constant has "]
+    lines[-1] += f"{report['constant_mse']:.5f}."
+    lines += ["", f"| train rows | {' | '.join(TITLES[encoder] for encoder in encoders)} |"]
+    lines += ["|---|" + "---|" * len(encoders)]
+    for i, size in enumerate(report["sizes"]):
+        cells = [f"{report['results'][encoder][i]['mse']:.5f}" for encoder in encoders]
+        lines.append(f"| {size} | {' | '.join(cells)} |")
+    lines += ["", f"Each column by itself, from {report['sizes'][-1]} rows: the share that is not told.", ""]
+    lines += [f"| | {' | '.join(TITLES[encoder] for encoder in encoders)} |", "|---|" + "---|" * len(encoders)]
+    for j, name in enumerate(report["columns"]):
+        cells = [f"{report['results'][encoder][-1]['by_column'][j]:.3f}" for encoder in encoders]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(report: Mapping[str, Any], path: Path) -> None:
+    """The test error by the size of the train set, and on the way for the largest."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    sizes = report["sizes"]
+    for i, (encoder, results) in enumerate(report["results"].items()):
+        error = [result["unexplained"] for result in results]
+        low, high = ([result[end] for result in results] for end in ("low", "high"))
+        left.plot(sizes, error, marker="o", color=f"C{i}", label=TITLES[encoder])
+        left.fill_between(sizes, low, high, color=f"C{i}", alpha=0.15)
+        right.plot(*zip(*results[-1]["curve"], strict=True), color=f"C{i}", label=TITLES[encoder])
+    left.set(
+        xscale="log", xlabel="train rows", ylabel="test error (1: a constant)", title="by the size of the train set"
+    )
+    left.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+    left.minorticks_off()
+    right.set(xlabel="updates", title=f"on the way, from {sizes[-1]} rows")
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.axhline(1, color="black", linestyle=":", linewidth=1)
+    left.legend(frameon=False)
+    figure.suptitle(f"{report['factor']} from one picture: {report['title']}", fontsize=11)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
