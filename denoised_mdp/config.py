@@ -80,6 +80,18 @@ class DeepMindControl(Settings):
         return 1000
 
 
+class RoboDesk(Settings):
+    """A robot arm at a desk: the extra `robodesk`."""
+
+    name: Literal["robodesk"]
+    task: Text  # one of the package's, or tv_green_hue
+    reward: Literal["dense", "sparse", "success"]  # sparse: 1 while the task is done; success: 1 for the first time
+    image_size: Literal[64, 96]
+    action_repeat: Size
+    episode_frames: Size  # control steps
+    television_hue: bool  # the green button turns the television green
+
+
 class Sunlight(Settings):
     """A small world whose right factorisation is known."""
 
@@ -111,7 +123,7 @@ class Custom(Settings):
 
 FREE = ("env.arguments",)  # sections whose settings are not ours to name
 
-Env = Annotated[DeepMindControl | Sunlight | Custom, Field(discriminator="name")]  # the world, by its name
+Env = Annotated[DeepMindControl | RoboDesk | Sunlight | Custom, Field(discriminator="name")]  # the world, by its name
 
 
 class Render(Settings):
@@ -132,6 +144,13 @@ class Noise(Settings):
     noisy_sensor_strength: Positive
     camera_jitter: bool  # the whole picture moves on a smooth random walk
     camera_jitter_strength: Positive
+    # Of RoboDesk alone; the files of the first runs lack them.
+    television: bool = False  # two videos in colour play on it, from `source`
+    button_noise: bool = False  # the buttons' readings are noisy, which their lamps and the television show
+    button_noise_strength: Positive = 1.0
+    moving_lights: bool = False  # the three lights swing in circles and flicker
+    camera_walk: bool = False  # the camera and its aim each go on a smooth random walk
+    camera_walk_strength: Positive = 1.0
 
 
 class Part(Settings):

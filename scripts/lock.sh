@@ -9,12 +9,14 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3.11}" -m venv "$work/venv"
 pip=("$work/venv/bin/python" -m pip --disable-pip-version-check --quiet)
-pinned() { "${pip[@]}" freeze --all --exclude-editable --exclude pip --exclude denoised-mdp | LC_ALL=C sort -f; }
+# Of robodesk only the files are used, not the gym that it asks for.
+without=(--exclude pip --exclude denoised-mdp --exclude gym --exclude gym-notices)
+pinned() { "${pip[@]}" freeze --all --exclude-editable "${without[@]}" | LC_ALL=C sort -f; }
 
 "${pip[@]}" install --upgrade "setuptools>=77,<81"
 "${pip[@]}" install -r "$root/requirements.txt"
 pinned >"$work/core"
-"${pip[@]}" install --no-build-isolation -e "$root[dev,video]"
+"${pip[@]}" install --no-build-isolation -e "$root[dev,video,robodesk]"
 pinned >"$work/all"
 {
     echo "# Every package at the version that was tested, for Python 3.11 and newer; scripts/setup.sh installs them with"

@@ -2,7 +2,7 @@
 # Makes .venv beside the sources and installs the versions of requirements.lock; what is there already is re-used.
 #
 #   bash scripts/setup.sh         what training needs
-#   bash scripts/setup.sh dev     and what the tests, the linters and video files need
+#   bash scripts/setup.sh dev     and what the tests, the linters, video files and RoboDesk need
 #
 # PYTHON=/path/to/python chooses the interpreter.
 set -euo pipefail

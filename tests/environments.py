@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from denoised_mdp.envs import Env, Step, make
+from denoised_mdp.envs import NO_NOISE, Env, Step, make
 from denoised_mdp.envs.video import Split
 
 ENV: dict[str, Any] = {"name": "dmc", "task": "cheetah_run", "image_size": 64, "action_repeat": 2, "camera": 0}
 RENDER: dict[str, Any] = {"backend": "ray", "quality": "fast"}
 NOISE: dict[str, Any] = {
+    **NO_NOISE,
     "video_background": True,
     "source": "pink",
     "clip_frames": 50,

@@ -9,17 +9,29 @@ import numpy as np
 
 from denoised_mdp.envs import video
 from denoised_mdp.envs.env import Env
+from denoised_mdp.envs.noise.button_noise import ButtonNoise
 from denoised_mdp.envs.noise.camera_jitter import CameraJitter
+from denoised_mdp.envs.noise.camera_walk import CameraWalk
+from denoised_mdp.envs.noise.moving_lights import MovingLights
 from denoised_mdp.envs.noise.noisy_sensor import NoisySensor, Sensor
+from denoised_mdp.envs.noise.television import Television
 from denoised_mdp.envs.noise.video_background import VideoBackground
 from denoised_mdp.envs.render import backend as rendering
+from denoised_mdp.envs.robodesk import scene as robodesk_scene
+from denoised_mdp.envs.robodesk.stage import VIDEO
+from denoised_mdp.envs.robodesk.tasks import TASKS as ROBODESK_TASKS
+from denoised_mdp.envs.robodesk.tasks import TELEVISION
 from denoised_mdp.envs.sunlight import Sunlight
 from denoised_mdp.envs.video import Split
 from denoised_mdp.envs.world import World
 from denoised_mdp.errors import UserError, did_you_mean
 
-ENVIRONMENTS = ("dmc", "sunlight", "custom")
-NO_NOISE = {"video_background": False, "noisy_sensor": False, "camera_jitter": False, "source": "pink"}
+ENVIRONMENTS = ("dmc", "robodesk", "sunlight", "custom")
+ROBODESK_NOISE = ("television", "button_noise", "moving_lights", "camera_walk")
+NO_NOISE = {
+    **{part: False for part in ("video_background", "noisy_sensor", "camera_jitter", *ROBODESK_NOISE)},
+    "source": "pink",
+}
 
 Settings = Mapping[str, Any]
 
@@ -38,9 +50,12 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
     """
     check(env=env, render=render, noise=noise)
     root = np.random.SeedSequence((seed, video.SPLITS.index(split)))
-    world_seed, clip_seed, pointer_seed, camera_seed = root.spawn(4)
+    world_seed, clip_seed, pointer_seed, camera_seed, robodesk_seed = root.spawn(5)
     size = env["image_size"]
-    world = inside = _world(env, render, background=noise["video_background"], seed=world_seed)
+    if env["name"] == "robodesk":
+        world = inside = _robodesk(env, render, noise, seed=world_seed, noise_seed=robodesk_seed, split=split)
+    else:
+        world = inside = _world(env, render, background=noise["video_background"], seed=world_seed)
     if noise["video_background"]:
         clip = video.load(noise["source"], seed=clip_seed, split=split, count=noise["clip_frames"], size=size)
         rng = np.random.default_rng(pointer_seed)
@@ -67,6 +82,11 @@ def check(*, env: Settings, render: Settings, noise: Settings) -> None:
     video.check(noise["source"])
     if noise["noisy_sensor"] and not noise["video_background"]:
         raise UserError("noise.noisy_sensor=true needs noise.video_background=true: the noise is read off the video")
+    for part in ROBODESK_NOISE:
+        if noise[part] and name != "robodesk":
+            raise UserError(f"noise.{part}=true is for env=robodesk, not for env.name={name}")
+    if name == "robodesk":
+        _check_robodesk(env["task"], render["backend"])
     if name == "dmc":
         _check_dmc(env["task"], render["backend"], noisy_sensor=noise["noisy_sensor"])
     elif noise["video_background"]:
@@ -87,6 +107,13 @@ def _check_dmc(task: str, backend: str, *, noisy_sensor: bool) -> None:
         raise UserError(f"noise.noisy_sensor=true is for the tasks of {', '.join(SENSORS)}, not for env.task={task}")
 
 
+def _check_robodesk(task: str, backend: str) -> None:
+    robodesk_scene.folder()
+    rendering.choose(backend)
+    if task not in ROBODESK_TASKS:
+        raise UserError(f"env.task={task} is no task of RoboDesk{did_you_mean(task, ROBODESK_TASKS)}")
+
+
 def _world(env: Settings, render: Settings, *, background: bool, seed: np.random.SeedSequence) -> World:
     if env["name"] == "dmc":
         return _dmc(env, render, background=background, seed=seed)
@@ -99,10 +126,42 @@ def _world(env: Settings, render: Settings, *, background: bool, seed: np.random
     return Sunlight(**{name: env[name] for name in own}, seed=seed)
 
 
+def _robodesk(
+    env: Settings,
+    render: Settings,
+    noise: Settings,
+    *,
+    seed: np.random.SeedSequence,
+    noise_seed: np.random.SeedSequence,
+    split: Split,
+) -> World:
+    """RoboDesk with its own parts of noise, which all reach into its scene."""
+    backend = _backend(render)
+    from denoised_mdp.envs.robodesk.world import RoboDesk  # dm_control: only once MUJOCO_GL is set
+
+    own = ("task", "reward", "television_hue", "episode_frames", "image_size")
+    inside = RoboDesk(**{name: env[name] for name in own}, seed=seed, backend=backend, quality=render["quality"])
+    left, right, *seeds = noise_seed.spawn(6)
+    television, buttons, lights, camera = map(np.random.default_rng, seeds)
+    stage, rewarded = inside.stage, env["task"] == TELEVISION
+    world: World = inside
+    if noise["camera_walk"]:
+        world = CameraWalk(world, stage, strength=noise["camera_walk_strength"], rng=camera)
+    if noise["moving_lights"]:
+        world = MovingLights(world, stage, rng=lights)
+    if noise["button_noise"]:
+        strength, read = noise["button_noise_strength"], rewarded and env["television_hue"]
+        world = ButtonNoise(world, stage, strength=strength, rewarded=read, rng=buttons)
+    if noise["television"]:
+        count, kind = noise["clip_frames"], {"split": split, "size": VIDEO, "colour": True}
+        clips = [video.load(noise["source"], seed=clip_seed, count=count, **kind) for clip_seed in (left, right)]
+        on_reset = noise["on_reset"]
+        world = Television(world, stage, (clips[0], clips[1]), on_reset=on_reset, rewarded=rewarded, rng=television)
+    return world
+
+
 def _dmc(env: Settings, render: Settings, *, background: bool, seed: np.random.SeedSequence) -> World:
-    backend = rendering.choose(render["backend"])
-    if render["backend"] == "auto":
-        rendering.announce(backend)
+    backend = _backend(render)
     from denoised_mdp.envs.dmc import TASKS, DeepMindControl  # dm_control: only once MUJOCO_GL is set
 
     return DeepMindControl(
@@ -114,3 +173,10 @@ def _dmc(env: Settings, render: Settings, *, background: bool, seed: np.random.S
         image_size=env["image_size"],
         background=background,
     )
+
+
+def _backend(render: Settings) -> rendering.Backend:
+    backend = rendering.choose(render["backend"])
+    if render["backend"] == "auto":
+        rendering.announce(backend)
+    return backend

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import dm_env
 import numpy as np
@@ -18,7 +18,7 @@ FACTOR_KINDS: tuple[FactorKind, ...] = ("controlled_rewarded", "controlled", "re
 
 
 # Of the seed; "world_noise" is what a world holds that nobody controls.
-Stream = Literal["world", "video", "camera", "world_noise"]
+Stream = Literal["world", "video", "camera", "world_noise", "television", "buttons", "lights", "camera_walk"]
 
 
 class Picture(NamedTuple):
@@ -149,7 +149,7 @@ class Layer:
         self._world.close()
 
 
-_STREAMS: tuple[Stream, ...] = ("world", "video", "camera", "world_noise")
+_STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 
 def stream(seed: np.random.SeedSequence, layer: Stream) -> np.random.SeedSequence:

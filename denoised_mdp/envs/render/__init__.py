@@ -30,13 +30,20 @@ class Renderer(Protocol):
         """The current state; without `geoms` a renderer may leave `Frame.geoms` all MARKER, which can be cheaper."""
         ...
 
+    def reload(self, texture: int) -> None:
+        """Takes up the texels of a texture of the model that have changed."""
+        ...
 
-def renderer(backend: Backend, physics: Any, *, camera: int, size: int, quality: Quality) -> Renderer:
-    """A renderer of `physics` (a dm_control Physics), [size, size] pixels, by a chosen backend (`backend.choose`)."""
+
+def renderer(backend: Backend, physics: Any, *, camera: int, size: int, quality: Quality, cut: float = 0.0) -> Renderer:
+    """A renderer of `physics` (a dm_control Physics), [size, size] pixels, by a chosen backend (`backend.choose`).
+
+    cut: share of the square that the camera sees that is left out at the top; the rest is squeezed to the picture.
+    """
     if backend == "ray":
         from denoised_mdp.envs.render.ray import RayRenderer
 
-        return RayRenderer(physics, camera=camera, size=size, shadows=quality != "fast")
+        return RayRenderer(physics, camera=camera, size=size, shadows=quality != "fast", cut=cut)
     from denoised_mdp.envs.render.opengl import OpenGLRenderer  # dm_control: only once MUJOCO_GL is set
 
-    return OpenGLRenderer(physics, camera=camera, size=size, quality=quality)
+    return OpenGLRenderer(physics, camera=camera, size=size, quality=quality, cut=cut)

@@ -2,7 +2,7 @@
 
 Lights, materials, textures, sites, tendons and skins are those of the model, and the lighting is the fixed-function one
 that mujoco's OpenGL renderer uses, so that the picture carries what OpenGL's does. Left out: reflections,
-anti-aliasing, transparency, the shadows of skins, and the soft edges of all shadows.
+anti-aliasing, the shadows of skins, and the soft edges of all shadows.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -27,42 +27,71 @@ _VISIBLE_GROUPS = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # of geoms, by mujoco'
 _HIDDEN_GROUP = 5
 _FAR = 1e10  # metres
 _SUN_DISTANCE = 1e3  # metres: a light without a position is taken to stand so far away
+_FACE_TEXELS = 128  # of a cube around a geom
 _SHADOW_GAP = 0.01  # metres by which something must be nearer to a light than what it darkens
 
 
 class RayRenderer:
     """One camera on one simulator. What it keeps between pictures is fixed by the model and the camera's pose."""
 
-    def __init__(self, physics: Any, *, camera: int, size: int, shadows: bool):
-        """Args: `shadows`: whether lights cast them, where the model lets them; about twice the work."""
+    def __init__(self, physics: Any, *, camera: int, size: int, shadows: bool, cut: float = 0.0):
+        """
+        Args:
+            shadows: whether lights cast them, where the model lets them; about twice the work.
+            cut: share of the picture left out at the top (`renderer`).
+        """
         self._model, self._data = physics.model.ptr, physics.data.ptr
         self._camera, self._size, self._shadows = camera, size, shadows
         tangent = float(np.tan(np.deg2rad(self._model.cam_fovy[camera]) / 2))
-        ticks = ((np.arange(size) + 0.5) / size * 2 - 1) * tangent
-        x, y = np.meshgrid(ticks, -ticks)  # rows go down; a camera looks along its negative third axis
+        ticks = (np.arange(size) + 0.5) / size
+        x, y = np.meshgrid(ticks, cut + (1 - cut) * ticks)  # right and down, in shares of what the camera sees
+        x, y = (2 * x - 1) * tangent, (1 - 2 * y) * tangent  # a camera looks along its negative third axis
         rays = np.stack([x, y, -np.ones_like(x)], -1).reshape(-1, 3)
         self._camera_rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
         self._rotation = np.full((3, 3), np.nan)
         self._pixel = 2 * tangent / size  # width of a pixel at distance 1
+        self._pixels = np.arange(size**2)
+        assert not (cut and self._model.nskin), "skins are drawn in whole pictures only"
         self._overlays = Overlays(self._model, self._data, camera=camera, size=size, tangent=tangent)
-        self._skybox, self._textures = _textures(self._model)
+        self._skybox, self._textured, self._textures = _textures(self._model)
         self._roots, self._spheres = _enclosing_spheres(self._model)
 
     def render(self, *, geoms: bool = True) -> Frame:
         """The current state; the geom ids come for nothing."""
         model, size = self._model, self._size
         self._turn()
-        origin = self._data.cam_xpos[self._camera]
-        table = surfaces(model)
-        with self._castable(hidden=np.flatnonzero(table.alpha == 0)):
-            ids, distance, normal = self._cast(origin, self._rays)
-            overlays = self._overlays.current(origin, self._rotation, self._rays)
+        overlays = self._overlays.current(self._data.cam_xpos[self._camera], self._rotation, self._rays)
+        table = surfaces(model).extended(overlays)
+        alpha = table.alpha[: model.ngeom]
+        ids, rgb = self._see(self._pixels, table, overlays, hidden=np.flatnonzero(alpha == 0))
+        clear = np.flatnonzero((ids >= 0) & (table.alpha[ids] < 1))
+        if len(clear):
+            _, behind = self._see(clear, table, overlays, hidden=np.flatnonzero(alpha < 1))
+            share = 1 - (1 - table.alpha[ids[clear], None]) ** 2  # mujoco draws what is transparent twice
+            rgb[clear] = share * rgb[clear] + (1 - share) * behind
+        ids[ids >= model.ngeom] = MARKER
+        return Frame(rgb.astype(np.uint8).reshape(size, size, 3), ids.reshape(size, size))
+
+    def reload(self, texture: int) -> None:
+        """Samples a texture of the model again."""
+        self._textures[texture] = _texture(self._model, texture)
+
+    def _see(
+        self, pixels: NDArray[np.int64], table: Surfaces, overlays: list[Overlay], hidden: NDArray
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
+        """The nearest surface [N] of some pixels, -1 for none, and their colours [N, 3], 0 to 255; without `hidden`."""
+        model, origin, rays = self._model, self._data.cam_xpos[self._camera], self._rays[pixels]
+        with self._castable(hidden):
+            ids, distance, normal = self._cast(origin, rays)
+            place = np.full(len(self._rays), -1)  # of a pixel of the picture among these
+            place[pixels] = self._pixels[: len(pixels)]
             for row, overlay in enumerate(overlays, start=model.ngeom):
-                nearer = (ids[overlay.pixel] < 0) | (overlay.distance < distance[overlay.pixel])
-                pixel = overlay.pixel[nearer]
-                ids[pixel], distance[pixel], normal[pixel] = row, overlay.distance[nearer], overlay.normal[nearer]
+                here = place[overlay.pixel]
+                nearer = (here >= 0) & ((ids[here] < 0) | (overlay.distance < distance[here]))
+                here = here[nearer]
+                ids[here], distance[here], normal[here] = row, overlay.distance[nearer], overlay.normal[nearer]
             seen = np.flatnonzero(ids >= 0)
-            ray = self._rays[seen]
+            ray = rays[seen]
             hits = Hits(
                 surface=ids[seen],
                 ray=ray.astype(np.float32),
@@ -70,11 +99,10 @@ class RayRenderer:
                 point=(origin + distance[seen, None] * ray).astype(np.float32),
                 normal=normal[seen].astype(np.float32),
             )
-            light = self._light(hits, table.extended(overlays))
-        rgb = self._sky.copy()
-        rgb[seen] = np.minimum(light * self._texture(hits, seen, overlays), 1) * 255
-        ids[ids >= model.ngeom] = MARKER
-        return Frame(rgb.astype(np.uint8).reshape(size, size, 3), ids.reshape(size, size))
+            light = self._light(hits, table)
+        rgb = self._sky[pixels]
+        rgb[seen] = np.minimum(light * self._texture(hits, pixels[seen], overlays), 1) * 255
+        return ids, rgb
 
     def _turn(self) -> None:
         """Rays and sky of the camera's orientation, which is mostly the one of the last picture."""
@@ -114,12 +142,11 @@ class RayRenderer:
         OpenGL clips the sum of the lights to 1. Lights that cast shadows are added in passes of their own, each
         clipped by itself; without shadows all are in the one sum, which leaves textured floors darker.
         """
-        viewer = self._rotation[:, 2].astype(np.float32)
         rgb = table.rgb[hits.surface]
         total = rgb * table.emission[hits.surface, None]
         passes = []
         for lamp in lights(self._model, self._data, self._camera):
-            shine = lamp.shine(hits, rgb, table.specular[hits.surface], table.exponent[hits.surface], viewer)
+            shine = lamp.shine(hits, rgb, table.specular[hits.surface], table.exponent[hits.surface])
             if self._shadows and lamp.casts_shadow:
                 passes.append(np.minimum(shine, 1) * self._lit(lamp, hits)[:, None])
             else:
@@ -142,18 +169,23 @@ class RayRenderer:
             if overlay.texture is not None:
                 here = np.flatnonzero(hits.surface == row)
                 colours[here] = overlay.texture[np.searchsorted(overlay.pixel, pixel[here])]
-        for geom, texture in self._textures.items():
+        for geom, number in self._textured.items():
             here = np.flatnonzero(hits.surface == geom)
             if len(here) == 0:
                 continue
+            texture = self._textures[number]
             axes = self._data.geom_xmat[geom].reshape(3, 3).astype(np.float32)
             local = (hits.point[here] - self._data.geom_xpos[geom].astype(np.float32)) @ axes
-            if isinstance(texture, CubeTexture):
-                colours[here] = texture.at(local)
-                continue
             material = self._model.geom_matid[geom]
-            size, repeat = self._model.geom_size[geom, :2].astype(np.float32), self._model.mat_texrepeat[material]
-            if not self._model.mat_texuniform[material]:
+            extent, uniform = self._model.geom_size[geom].astype(np.float32), self._model.mat_texuniform[material]
+            if isinstance(texture, CubeTexture):
+                if self._model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_BOX and not uniform:
+                    normal = hits.normal[here] @ axes  # says the face, also of a box too thin for the point to
+                    local = np.where(np.abs(normal) > 0.5, np.sign(normal), local / extent)
+                colours[here] = texture.on(local)
+                continue
+            size, repeat = extent[:2], self._model.mat_texrepeat[material]
+            if not uniform:
                 repeat = repeat / size
             # Textures start in a corner, and their rows go down.
             u, v = ((size + local[:, :2] * np.array([1, -1], np.float32)) * repeat / 2).T
@@ -163,21 +195,21 @@ class RayRenderer:
         return colours
 
 
-def _textures(model: Any) -> tuple[CubeTexture | None, dict[int, PlaneTexture | CubeTexture]]:
-    """The skybox, and the texture of every geom that has one."""
+def _textures(model: Any) -> tuple[CubeTexture | None, dict[int, int], dict[int, PlaneTexture | CubeTexture]]:
+    """The skybox, the number of the texture of every geom that has one, and those textures."""
     skyboxes = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
     skybox = CubeTexture(texels(model, skyboxes[0])) if len(skyboxes) else None
-    loaded: dict[int, PlaneTexture | CubeTexture] = {}
-    of_geoms: dict[int, PlaneTexture | CubeTexture] = {}
+    of_geoms = {}
     for geom in np.flatnonzero(model.geom_matid >= 0):
         texture = int(model.mat_texid[model.geom_matid[geom], mujoco.mjtTextureRole.mjTEXROLE_RGB])
-        if texture < 0:
-            continue
-        if texture not in loaded:
-            flat = model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_2D
-            loaded[texture] = (PlaneTexture if flat else CubeTexture)(texels(model, texture))
-        of_geoms[int(geom)] = loaded[texture]
-    return skybox, of_geoms
+        if texture >= 0:
+            of_geoms[int(geom)] = texture
+    return skybox, of_geoms, {texture: _texture(model, texture) for texture in sorted(set(of_geoms.values()))}
+
+
+def _texture(model: Any, texture: int) -> PlaneTexture | CubeTexture:
+    flat = model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_2D
+    return PlaneTexture(texels(model, texture)) if flat else CubeTexture(texels(model, texture), _FACE_TEXELS)
 
 
 def _enclosing_spheres(model: Any) -> tuple[NDArray[np.int32], NDArray]:

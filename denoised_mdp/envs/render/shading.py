@@ -61,9 +61,7 @@ class Light(NamedTuple):
     exponent: float
     casts_shadow: bool
 
-    def shine(
-        self, hits: Hits, rgb: NDArray, specular: NDArray, exponent: NDArray, viewer: NDArray
-    ) -> NDArray[np.floating]:
+    def shine(self, hits: Hits, rgb: NDArray, specular: NDArray, exponent: NDArray) -> NDArray[np.floating]:
         """The light that each of N hits sends back, [N, 3].
 
         Args:
@@ -71,27 +69,25 @@ class Light(NamedTuple):
             rgb: [N, 3], colours of the surfaces.
             specular: [N], how much they mirror.
             exponent: [N], how narrowly.
-            viewer: [3], towards the camera; OpenGL takes it to be the same for all pixels.
         """
         if self.position is None:
             to_light = -self.direction.astype(np.float32)
             facing = hits.normal @ to_light
-            half = to_light + viewer
-            gloss = hits.normal @ (half / max(float(np.linalg.norm(half)), 1e-6)).astype(np.float32)
             strength = np.ones((), np.float32)
         else:
             to_light = self.position.astype(np.float32) - hits.point
             length = np.sqrt(np.einsum("nc,nc->n", to_light, to_light))
             to_light /= length[:, None]
             facing = np.einsum("nc,nc->n", hits.normal, to_light)
-            half = to_light + viewer
-            gloss = np.einsum("nc,nc->n", hits.normal, half) / np.sqrt(np.einsum("nc,nc->n", half, half))
             constant, linear, quadratic = self.attenuation
             strength = 1 / (constant + linear * length + quadratic * length**2)
             if self.cutoff < 180:
                 cosine = -(to_light @ self.direction.astype(np.float32))
                 inside = cosine >= np.float32(np.cos(np.deg2rad(self.cutoff)))
                 strength *= np.where(inside, cosine, 0) ** np.float32(self.exponent)
+        half = to_light - hits.ray
+        length = np.sqrt(np.einsum("nc,nc->n", half, half))
+        gloss = np.einsum("nc,nc->n", hits.normal, half) / np.maximum(length, 1e-6)
         matte = np.maximum(facing, 0) * strength
         glossy = np.where((facing > 0) & (gloss > 0), gloss, 0) ** exponent * specular * strength
         return rgb * (self.ambient + matte[:, None] * self.diffuse) + glossy[:, None] * self.specular

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PLANE_TEXELS = 256  # a power of two, so that halving it gives the mip levels
-_FACE_TEXELS = 100  # a cube's face spans 90 degrees, a picture of 64 pixels 45
+_SKY_TEXELS = 100  # a cube's face spans 90 degrees, a picture of 64 pixels 45
 
 
 class PlaneTexture:
@@ -43,15 +43,39 @@ class PlaneTexture:
 class CubeTexture:
     """Six faces around a centre: a skybox, or the skin of a ball."""
 
-    def __init__(self, texels: NDArray[np.uint8]):
-        """Args: `texels` [6 * W, W, 3]: right, left, up, down, front, back."""
-        faces = texels.reshape(6, -1, texels.shape[1], 3)
-        self._faces = np.stack([_resized(face, _FACE_TEXELS, _FACE_TEXELS) / 255 for face in faces]).astype(np.float32)
+    def __init__(self, texels: NDArray[np.uint8], most: int = _SKY_TEXELS):
+        """
+        Args:
+            texels: [6 * W, W, 3], right, left, up, down, front, back; or [W, W, 3] for all of them.
+            most: texels a side that are kept of each face.
+        """
+        side = texels.shape[1]
+        self._side = min(side, most)
+        faces = [_resized(face, self._side, self._side) for face in texels.reshape(-1, side, side, 3)]
+        self._faces = np.broadcast_to(np.stack(faces).astype(np.float32) / 255, (6, self._side, self._side, 3))
 
     def at(self, directions: NDArray) -> NDArray[np.float32]:
-        """Colours [N, 3] in the directions [N, 3] from the centre, z up; they need not have unit length."""
-        # OpenGL's cube has y up: (x, y, z) there is (x, z, -y) here.
-        x, y, z = directions[:, 0], directions[:, 2], -directions[:, 1]
+        """Colours [N, 3] of a skybox in the directions [N, 3], z up; they need not have unit length."""
+        # OpenGL's cube has y up.
+        face, row, column = self._place(np.stack([directions[:, 0], directions[:, 2], -directions[:, 1]], -1))
+        row, column = (np.minimum(w.astype(np.int64), self._side - 1) for w in (row, column))
+        return self._faces[face, row, column]
+
+    def on(self, points: NDArray) -> NDArray[np.floating]:
+        """Colours [N, 3], interpolated, of a geom at points [N, 3] as seen from its centre along its own axes."""
+        face, *place = self._place(points)
+        row, column = (np.clip(w.astype(np.float32) - np.float32(0.5), 0, self._side - 1) for w in place)
+        top, left = row.astype(np.int64), column.astype(np.int64)
+        down, right = (row - top)[:, None], (column - left)[:, None]  # shares of the next row and column
+        bottom, beside = (np.minimum(w + 1, self._side - 1) for w in (top, left))
+        above, below = (
+            (1 - right) * self._faces[face, w, left] + right * self._faces[face, w, beside] for w in (top, bottom)
+        )
+        return (1 - down) * above + down * below
+
+    def _place(self, points: NDArray) -> tuple[NDArray[np.int64], NDArray, NDArray]:
+        """Face, row and column [N], in texels from a corner, that OpenGL finds in the directions [N, 3] of its cube."""
+        x, y, z = points.T
         sizes = np.abs(np.stack([x, y, z]))
         axis = np.argmax(sizes, 0)
         size = np.take_along_axis(sizes, axis[None], 0)[0]
@@ -59,8 +83,8 @@ class CubeTexture:
         sign = np.where(positive, 1.0, -1.0)
         s = np.choose(axis, [-sign * z, x, sign * x]) / size
         t = np.choose(axis, [-y, sign * z, -y]) / size
-        column, row = (np.minimum(((w + 1) / 2 * _FACE_TEXELS).astype(np.int64), _FACE_TEXELS - 1) for w in (s, t))
-        return self._faces[2 * axis + ~positive, row, column]
+        column, row = ((w + 1) / 2 * self._side for w in (s, t))
+        return 2 * axis + ~positive, row, column
 
 
 def texels(model: Any, texture: int) -> NDArray[np.uint8]:

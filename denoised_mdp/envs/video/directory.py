@@ -48,31 +48,32 @@ def check(directory: Path) -> None:
         UserError: what `find` raises, a file that cannot be read, or video files without PyAV to read them.
     """
     for clip in find(directory):
-        frames = _frames(clip, 8)
+        frames = _frames(clip, 8, colour=False)
         count = sum(1 for _ in frames) if clip.is_dir() else sum(1 for _ in itertools.islice(frames, 1))
         if not count:
             raise UserError(f"noise.source: {clip} holds no frame")
 
 
 def load(
-    directory: Path, rng: np.random.Generator, split: Literal["train", "eval"], count: int, size: int
+    directory: Path, rng: np.random.Generator, split: Literal["train", "eval"], count: int, size: int, colour: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Clips in random order, one after the other and over again, until there are `count` frames.
 
-    Returns: frames [count, size, size], gray, squeezed to a square; and the number [count] of its clip in `find`.
+    Returns: frames [count, size, size], gray, or [count, size, size, 3], squeezed to a square; and the number [count]
+        of its clip in `find`.
 
     Raises:
         UserError: what `find` raises, or a file that cannot be read.
     """
     clips = find(directory)
     mine = members(len(clips), split)
-    frames = np.empty((count, size, size), np.uint8)
+    frames = np.empty((count, size, size, 3) if colour else (count, size, size), np.uint8)
     ids = np.empty(count, np.int64)
     filled = 0
     while filled < count:
         before = filled
         for clip in rng.permutation(mine):
-            for frame in itertools.islice(_frames(clips[clip], size), count - filled):
+            for frame in itertools.islice(_frames(clips[clip], size, colour), count - filled):
                 frames[filled], ids[filled] = frame, clip
                 filled += 1
         if filled == before:
@@ -93,22 +94,23 @@ def members(count: int, split: Literal["train", "eval"]) -> NDArray[np.int64]:
     return order[:held_out] if split == "eval" else order[held_out:]
 
 
-def _frames(clip: Path, size: int) -> Iterator[NDArray[np.uint8]]:
-    """The frames of one clip, [size, size] each."""
+def _frames(clip: Path, size: int, colour: bool) -> Iterator[NDArray[np.uint8]]:
+    """The frames of one clip, [size, size] each, or [size, size, 3]."""
     if clip.is_dir():
         for image in _images(clip):
             with _open(image) as opened:
                 try:
-                    gray = opened.convert("L").resize((size, size), Image.Resampling.BILINEAR)
+                    resized = opened.convert("RGB" if colour else "L").resize((size, size), Image.Resampling.BILINEAR)
                 except OSError as error:
                     raise UserError(f"noise.source: {image} cannot be read: {error}") from error
-            yield np.asarray(gray)
+            yield np.asarray(resized)
         return
     av = _pyav()
     try:
         with av.open(str(clip)) as container:
             for frame in container.decode(video=0):
-                yield frame.reformat(width=size, height=size, format="gray", interpolation="AREA").to_ndarray()
+                form = "rgb24" if colour else "gray"
+                yield frame.reformat(width=size, height=size, format=form, interpolation="AREA").to_ndarray()
     except (av.FFmpegError, IndexError, OSError) as error:  # IndexError: no video stream
         raise UserError(f"noise.source: {clip} cannot be read as a video: {error}") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoised_mdp.envs.video import directory, leaves, pink
+from denoised_mdp.envs.video.colour import coloured
 from denoised_mdp.errors import UserError
 
 Split = Literal["train", "eval"]
@@ -23,7 +24,7 @@ PROCEDURAL: dict[str, Callable[[np.random.Generator, int, int], NDArray[np.uint8
 class Clip(NamedTuple):
     """What an environment plays: N frames in a circle."""
 
-    frames: NDArray[np.uint8]  # [N, H, W], gray
+    frames: NDArray[np.uint8]  # [N, H, W], gray, or [N, H, W, 3]
     ids: NDArray[np.int64]  # [N], which clip (file, or seed of the procedure) a frame belongs to
 
 
@@ -41,8 +42,10 @@ def check(source: str) -> None:
     directory.check(path)
 
 
-def load(source: str, *, seed: np.random.SeedSequence, split: Split, count: int, size: int) -> Clip:
-    """`count` frames of [size, size] pixels, a function of the arguments alone.
+def load(
+    source: str, *, seed: np.random.SeedSequence, split: Split, count: int, size: int, colour: bool = False
+) -> Clip:
+    """`count` frames of [size, size] pixels, gray or in colour, a function of the arguments alone.
 
     Training and evaluation share no clip: a procedure gives another one for every seed, and a directory's are divided.
 
@@ -51,6 +54,7 @@ def load(source: str, *, seed: np.random.SeedSequence, split: Split, count: int,
     """
     rng = np.random.default_rng(seed)
     if source not in PROCEDURAL:
-        return Clip(*directory.load(Path(source).expanduser(), rng, split, count, size))
+        return Clip(*directory.load(Path(source).expanduser(), rng, split, count, size, colour))
     name = np.int64(seed.generate_state(1)[0])
-    return Clip(PROCEDURAL[source](rng, count, size), np.full(count, name))
+    frames = PROCEDURAL[source](rng, count, size)
+    return Clip(coloured(frames, rng) if colour else frames, np.full(count, name))

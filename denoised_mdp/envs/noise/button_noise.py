@@ -1,0 +1,75 @@
+"""RoboDesk's buttons are read with noise, which their lamps and the television show (Appendix B.1.1, code)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dm_env
+import numpy as np
+from numpy.typing import NDArray
+
+from denoised_mdp.envs.robodesk.stage import Stage
+from denoised_mdp.envs.world import Layer, World, stream
+
+_SLOW, _FAST = 0.295, 0.0125  # of what stays from step to step, and of what does not
+_CORRELATION = 0.96**0.5
+_BUTTONS = ("red_button_noise", "green_button_noise", "blue_button_noise")
+
+
+class ButtonNoise(Layer):
+    """Adds a slow process and white noise to each reading, which is 0 at rest and 1 for a button that is pressed.
+
+    The slow one begins at a standard deviation of 1 and is mixed with 1 - a of a new draw, not with the (1 - a^2)^(1/2)
+    that would keep it there. So the noise fades from 0.295 at a reset to 0.03 (code).
+    """
+
+    def __init__(self, world: World, stage: Stage, *, strength: float, rewarded: bool, rng: np.random.Generator):
+        """
+        Args:
+            strength: 1 is the paper's.
+            rewarded: whether the reward depends on the reading of the green button.
+        """
+        super().__init__(world)
+        self._stage, self._strength, self._rng = stage, strength, rng
+        self._slow = np.zeros(3)
+        self._noise = stage.button_noise = np.zeros(3)
+        self.factor_kinds |= {name: "neither" for name in _BUTTONS}
+        if rewarded:
+            self.factor_kinds["green_button_noise"] = "rewarded"
+
+    def reset(self) -> dm_env.TimeStep:
+        self._slow = self._rng.standard_normal(3)
+        self._read()
+        return super().reset()
+
+    def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
+        self._slow = _CORRELATION * self._slow + (1 - _CORRELATION) * self._rng.standard_normal(3)
+        self._read()
+        return super().step(action)
+
+    def factors(self) -> dict[str, np.ndarray]:
+        noise = {name: np.array(value) for name, value in zip(_BUTTONS, self._noise, strict=True)}
+        return {**super().factors(), **noise}
+
+    def seed(self, seed: np.random.SeedSequence) -> None:
+        super().seed(seed)
+        self._start_anew(seed)
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        super().seed_noise(seed)
+        self._start_anew(seed)
+
+    def state(self) -> dict[str, Any]:
+        return {"world": super().state(), "random": self._rng.bit_generator.state}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        super().set_state(state["world"])
+        self._rng.bit_generator.state = state["random"]
+
+    def _read(self) -> None:
+        noise = _SLOW * self._slow + _FAST * self._rng.standard_normal(3)
+        self._noise = self._stage.button_noise = self._strength * noise
+
+    def _start_anew(self, seed: np.random.SeedSequence) -> None:
+        self._rng = np.random.default_rng(stream(seed, "buttons"))

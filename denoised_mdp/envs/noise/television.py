@@ -1,0 +1,122 @@
+"""Two videos play side by side on RoboDesk's television (Appendix B.1.1, code)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dm_env
+import numpy as np
+from numpy.typing import NDArray
+
+from denoised_mdp.envs.noise.video_background import OnReset, grid_means
+from denoised_mdp.envs.robodesk.stage import VIDEO, Stage
+from denoised_mdp.envs.video import Clip
+from denoised_mdp.envs.world import Layer, World, stream
+
+_CONTRAST, _DARKER = 1.366, 46.5  # gray levels become 1.366 times theirs, less 46.5
+_SHARPEN = 0.5  # of each of its four neighbours is taken off three times a pixel
+
+
+class Television(Layer):
+    """Both videos go on by a frame each control step, and the whole screen rolls by a pixel to the right.
+
+    With `on_reset="random"`, which is the paper's, both start anywhere in each episode, with `"continue"` where they
+    were; the screen starts unrolled.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        stage: Stage,
+        clips: tuple[Clip, Clip],
+        *,
+        on_reset: OnReset,
+        rewarded: bool,
+        rng: np.random.Generator,
+    ):
+        """
+        Args:
+            clips: in colour, VIDEO pixels a side and equally long: on the left and on the right.
+            rewarded: whether the reward depends on what plays.
+        """
+        super().__init__(world)
+        self._stage, self._on_reset, self._rng = stage, on_reset, rng
+        self._frames = [vivid(clip.frames) for clip in clips]
+        self._ids = [clip.ids for clip in clips]
+        self._green = [frames[..., 1].mean((1, 2)) / 255 for frames in self._frames]
+        self._brightness = [grid_means(frames.mean(-1, np.float32)) for frames in self._frames]
+        self._pointers, self._shift = self._random_pointers(), 0
+        kind = "rewarded" if rewarded else "neither"
+        self.factor_kinds |= {name: kind for name in ("video_clip", "video_frame", "video_brightness", "video_green")}
+        self.factor_kinds["video_shift"] = "neither"
+        self.factor_periods |= {"video_frame": len(clips[0].frames), "video_shift": 2 * VIDEO}
+
+    def reset(self) -> dm_env.TimeStep:
+        if self._on_reset == "random":
+            self._pointers = self._random_pointers()
+        self._shift = 0
+        self._play()
+        return super().reset()
+
+    def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
+        """The reward is that of the frames shown after the step."""
+        self._pointers = (self._pointers + 1) % len(self._frames[0])
+        self._shift = (self._shift + 1) % (2 * VIDEO)
+        self._play()
+        return super().step(action)
+
+    def factors(self) -> dict[str, np.ndarray]:
+        """Of both videos clip, frame, its brightness in a grid and its green; and by how much the screen has rolled."""
+        return {
+            **super().factors(),
+            "video_clip": np.array(self._at(self._ids)),
+            "video_frame": self._pointers.copy(),
+            "video_brightness": np.concatenate(self._at(self._brightness)),
+            "video_green": np.array(self._at(self._green)),
+            "video_shift": np.array(self._shift),
+        }
+
+    def seed(self, seed: np.random.SeedSequence) -> None:
+        """It also draws new places in the videos, as at the start."""
+        super().seed(seed)
+        self._start_anew(seed)
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        super().seed_noise(seed)
+        self._start_anew(seed)
+
+    def state(self) -> dict[str, Any]:
+        state = {"pointers": self._pointers.tolist(), "random": self._rng.bit_generator.state}
+        return {"world": super().state(), **state}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        super().set_state(state["world"])
+        self._pointers = np.array(state["pointers"])
+        self._rng.bit_generator.state = state["random"]
+
+    def _play(self) -> None:
+        self._stage.video = np.roll(np.concatenate(self._at(self._frames), 1), self._shift, 1)
+        self._stage.video_green = float(np.mean(self._at(self._green)))
+
+    def _at(self, streams: list[NDArray[Any]]) -> list[Any]:
+        """The rows of two streams at their pointers."""
+        return [stream[pointer] for stream, pointer in zip(streams, self._pointers, strict=True)]
+
+    def _start_anew(self, seed: np.random.SeedSequence) -> None:
+        self._rng = np.random.default_rng(stream(seed, "television"))
+        self._pointers = self._random_pointers()
+
+    def _random_pointers(self) -> NDArray[np.int64]:
+        return self._rng.integers(len(self._frames[0]), size=2)
+
+
+def vivid(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Frames [N, H, W, 3] with more contrast, and sharpened."""
+    found = np.empty_like(frames)
+    for i, frame in enumerate(frames):
+        x = np.clip(frame * np.float32(_CONTRAST) - np.float32(_DARKER), 0, 255)
+        around = np.pad(x, ((1, 1), (1, 1), (0, 0)), "reflect")
+        neighbours = around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:]
+        found[i] = np.clip((1 + 4 * _SHARPEN) * x - _SHARPEN * neighbours, 0, 255)
+    return found
