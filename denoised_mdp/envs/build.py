@@ -54,6 +54,11 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
     return Env(world, image_size=size, action_repeat=env["action_repeat"])
 
 
+def with_chosen_backend(env: Settings, render: Settings) -> Settings:
+    """The same settings, but for the backend that `auto` stands for here; it is not looked for where nothing needs it."""
+    return {**render, "backend": rendering.choose(render["backend"])} if env["name"] == "dmc" else render
+
+
 def check(*, env: Settings, render: Settings, noise: Settings) -> None:
     """Finds out, before anything is made, what a user may have got wrong.
 
