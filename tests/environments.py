@@ -19,6 +19,16 @@ NOISE: dict[str, Any] = {
     "camera_jitter": False,
     "camera_jitter_strength": 1.0,
 }
+DOT: dict[str, Any] = {
+    "name": "custom",
+    "task": "dot",
+    "constructor": "worker_world:make",
+    "arguments": {},
+    "image_size": 64,
+    "action_repeat": 1,
+    "episode_frames": 100,
+}
+SHAKING: dict[str, Any] = {**NOISE, "video_background": False, "camera_jitter": True}
 
 
 def build(seed: int = 1, split: Split = "train", **changes: Any) -> Env:
