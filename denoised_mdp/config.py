@@ -25,6 +25,7 @@ CHANGEABLE = (
     "train.workers",
     "evaluate.video_every",
     "evaluate.workers",
+    "noise.cache",
     "analysis",
     "checkpoint",
     "logger",
@@ -119,6 +120,7 @@ class Noise(Settings):
 
     video_background: bool
     source: Text  # pink | leaves | a directory of videos or of image folders
+    cache: Text | None = None  # folder for what is decoded of a directory; None: denoised-mdp in the user's cache
     clip_frames: Size  # frames that each environment loads once, then shows in a circle
     on_reset: Literal["continue", "random"]  # where the video goes on in a new episode
     noisy_sensor: bool  # the video falsifies a sensor that the reward depends on: cheetah, walker and reacher only

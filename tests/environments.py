@@ -12,6 +12,7 @@ RENDER: dict[str, Any] = {"backend": "ray", "quality": "fast"}
 NOISE: dict[str, Any] = {
     "video_background": True,
     "source": "pink",
+    "cache": None,
     "clip_frames": 50,
     "on_reset": "continue",
     "noisy_sensor": False,

@@ -19,7 +19,7 @@ from denoised_mdp.envs.world import World
 from denoised_mdp.errors import UserError, did_you_mean
 
 ENVIRONMENTS = ("dmc", "sunlight", "custom")
-NO_NOISE = {"video_background": False, "noisy_sensor": False, "camera_jitter": False, "source": "pink"}
+NO_NOISE = {"video_background": False, "noisy_sensor": False, "camera_jitter": False, "source": "pink", "cache": None}
 
 Settings = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
     size = env["image_size"]
     world = inside = _world(env, render, background=noise["video_background"], seed=world_seed)
     if noise["video_background"]:
-        clip = video.load(noise["source"], seed=clip_seed, split=split, count=noise["clip_frames"], size=size)
+        clip = video.load(noise["source"], seed=clip_seed, split=split, count=noise["clip_frames"], size=size, cache=noise["cache"])
         rng = np.random.default_rng(pointer_seed)
         world = background = VideoBackground(world, clip, on_reset=noise["on_reset"], rng=rng)
         if noise["noisy_sensor"]:
@@ -69,7 +69,7 @@ def check(*, env: Settings, render: Settings, noise: Settings) -> None:
     name = env["name"]
     if name not in ENVIRONMENTS:
         raise UserError(f"env.name={name} is none of {', '.join(ENVIRONMENTS)}")
-    video.check(noise["source"])
+    video.check(noise["source"], size=env["image_size"], cache=noise["cache"])
     if noise["noisy_sensor"] and not noise["video_background"]:
         raise UserError("noise.noisy_sensor=true needs noise.video_background=true: the noise is read off the video")
     if name == "dmc":
