@@ -91,7 +91,9 @@ def rollout(
         env.seed(seed + i)
     steps = reset_all(envs, range(len(envs)))
     memory = agent.initial(len(envs))
-    rows: list[list[tuple]] = [[(step.observation, np.zeros(agent.action_size, np.float32), 0.0)] for step in steps.values()]
+    rows: list[list[tuple]] = [
+        [(step.observation, np.zeros(agent.action_size, np.float32), 0.0)] for step in steps.values()
+    ]
     running = np.ones(len(envs), bool)
     t = 0
     while running.any():

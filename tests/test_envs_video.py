@@ -121,9 +121,8 @@ def test_a_clip_is_decoded_once_and_shared(tmp_path: Path, cache: Path, monkeypa
     (tmp_path / "a").rename(tmp_path / "b")
     with monkeypatch.context() as without_decoders:
         without_decoders.setattr(directory, "_write", None)
-        for split in video.SPLITS:
-            again = load(tmp_path / "b", split=split)
-        first = load(tmp_path / "b", split="eval")
+        again = load(tmp_path / "b", split="train")
+        load(tmp_path / "b", split="eval")
     assert {path: path.stat() for path in cache.iterdir()} == decoded
     mapped = [inside(clip.frames[0]) for clip in (first, again)]
     assert mapped[0] is not mapped[1] and mapped[0].filename == mapped[1].filename
@@ -166,7 +165,7 @@ def test_the_cache_can_be_moved(tmp_path: Path, cache: Path):
     video.check(str(tmp_path / "source"), size=8, cache=str(tmp_path / "here"))
     assert not cache.exists() and len(list((tmp_path / "here").iterdir())) == 1
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="^noise.cache=.*file cannot be written: ") as caught:
+    with pytest.raises(ValueError, match=r"^noise.cache=.*file cannot be written: ") as caught:
         video.check(str(tmp_path / "source"), size=8, cache=str(tmp_path / "file"))
     assert "\n" not in str(caught.value)
 

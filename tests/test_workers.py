@@ -42,7 +42,8 @@ def test_the_same_seeds_are_the_same_episodes(env, noise, seeds, workers, monkey
         near = make(0, seeds, env, noise)
     assert len({process.pid for process in processes(far)}) == workers
     for a, b in zip(far, near, strict=True):
-        np.testing.assert_equal(*({n: v for n, v in vars(env).items() if n[0] != "_"} for env in (a, b)))
+        attributes = [{name: value for name, value in vars(env).items() if name[0] != "_"} for env in (a, b)]
+        np.testing.assert_equal(attributes[0], attributes[1])
         a.seed(7, noise=8)
         b.seed(7, noise=8)
     everyone = range(len(seeds))
@@ -86,14 +87,15 @@ def test_a_worker_that_dies_is_one_error(ending, words, told, capsys):
     assert str(caught.value) == words
     cli._tell(caught.value)
     first, *rest = capsys.readouterr().err.splitlines()
-    assert first == f"error: {words}" and ("Traceback" in " ".join(rest)) == ("worker_world.py" in " ".join(rest)) == told
+    assert first == f"error: {words}"
+    assert ["Traceback" in "".join(rest), "worker_world.py" in "".join(rest)] == [told, told]
     assert not any(process.is_alive() for process in processes(envs))
 
 
 def test_what_a_user_gets_wrong_is_told_as_ever():
     with pytest.raises(UserError, match=r"^env.constructor=worker_world:_kill does not take random"):
         make(1, [0], DOT | {"constructor": "worker_world:_kill"})
-    with pytest.raises(UserError, match="^env.camera=9: cheetah_run has the cameras") as caught:
+    with pytest.raises(UserError, match=r"^env.camera=9: cheetah_run has the cameras") as caught:
         make(1, [0], ENV | {"camera": 9})
     assert not hasattr(caught.value, "__notes__")
 
@@ -123,8 +125,8 @@ def test_workers_end_with_their_parent_and_quietly(how, code, tmp_path):
     """Ctrl-C goes to all of them, as from a terminal."""
     script = tmp_path / "parent.py"
     script.write_text(_PARENT.format(tests=str(Path(__file__).parent)))
-    command, pipes = [sys.executable, str(script), how], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:
+    command, pipe = [sys.executable, str(script), how], subprocess.PIPE
+    with subprocess.Popen(command, text=True, start_new_session=True, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
         workers = [int(pid) for pid in process.stdout.readline().split()]
         if how == "interrupted":

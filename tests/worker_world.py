@@ -41,10 +41,10 @@ class Dot(dm_env.Environment):
     def factors(self) -> dict[str, Any]:
         return {"place": np.float64(self._place)}
 
-    def action_spec(self) -> specs.BoundedArray:
+    def action_spec(self) -> specs.BoundedArray:  # type: ignore[override]
         return specs.BoundedArray((1,), np.float64, -1, 1)
 
-    def observation_spec(self) -> specs.Array:
+    def observation_spec(self) -> specs.Array:  # type: ignore[override]
         return specs.Array((64, 64, 3), np.uint8)
 
 

@@ -42,7 +42,9 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
     size = env["image_size"]
     world = inside = _world(env, render, background=noise["video_background"], seed=world_seed)
     if noise["video_background"]:
-        clip = video.load(noise["source"], seed=clip_seed, split=split, count=noise["clip_frames"], size=size, cache=noise["cache"])
+        clip = video.load(
+            noise["source"], seed=clip_seed, split=split, count=noise["clip_frames"], size=size, cache=noise["cache"]
+        )
         rng = np.random.default_rng(pointer_seed)
         world = background = VideoBackground(world, clip, on_reset=noise["on_reset"], rng=rng)
         if noise["noisy_sensor"]:
@@ -55,7 +57,7 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
 
 
 def with_chosen_backend(env: Settings, render: Settings) -> Settings:
-    """The same settings, but for the backend that `auto` stands for here; it is not looked for where nothing needs it."""
+    """`render` with the backend that `auto` stands for here, which is found out only where the world needs one."""
     return {**render, "backend": rendering.choose(render["backend"])} if env["name"] == "dmc" else render
 
 

@@ -157,7 +157,7 @@ class _Worker:
         self._name = f"{settings['split']} environment of seed {' and '.join(map(str, seeds))}"
         shape = (len(seeds), settings["env"]["image_size"], settings["env"]["image_size"], 3)
         memory = _spawn.RawArray(ctypes.c_uint8, int(np.prod(shape)))
-        self._pictures = np.frombuffer(memory, np.uint8).reshape(shape)
+        self._pictures = np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
         self._pipe, far_end = _spawn.Pipe()
         self._process = _spawn.Process(target=_work, args=(settings, list(seeds), memory, shape, far_end))
         _start(self._process)
@@ -169,9 +169,7 @@ class _Worker:
         """The environments, once they are made."""
         return [WorkerEnv(self, i, about) for i, about in enumerate(self._wait())]
 
-    def begin(
-        self, index: int, method: str, arguments: Sequence[Any], named: Mapping[str, Any]
-    ) -> Callable[[], Any]:
+    def begin(self, index: int, method: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Callable[[], Any]:
         with suppress(OSError):  # it has died: whoever waits is told why
             self._pipe.send((index, method, arguments, named))
         return functools.partial(self._wait, index)
@@ -216,9 +214,7 @@ def _end(pipe: Connection, process: SpawnProcess) -> None:
 # In the worker process
 
 
-def _work(
-    settings: Mapping[str, Any], seeds: list[int], memory: Any, shape: tuple[int, ...], pipe: Connection
-) -> None:
+def _work(settings: Mapping[str, Any], seeds: list[int], memory: Any, shape: tuple[int, ...], pipe: Connection) -> None:
     for number in _SIGNALS:  # a handler that does nothing, as ignoring would go on in what environments may start
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

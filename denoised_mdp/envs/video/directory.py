@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import subprocess
-import tempfile
+import uuid
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -157,17 +157,18 @@ def _fingerprint(clip: Path) -> str:
 def _write(clip: Path, size: int, path: Path) -> None:
     """Whole or not at all: two processes that decode one clip at the same time write the same, one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".partial", delete=False) as file:
-        try:
+    partial = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
             (_write_images if clip.is_dir() else _write_video)(clip, size, file)
             file.flush()
             os.fsync(file.fileno())
-            if not os.path.getsize(file.name):
-                raise Unreadable("it holds no frame")
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        if not partial.stat().st_size:
+            raise Unreadable("it holds no frame")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _write_video(clip: Path, size: int, file: BinaryIO) -> None:
