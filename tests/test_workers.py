@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from environments import DOT, ENV, NOISE, RENDER, SHAKING, same
@@ -19,6 +21,7 @@ from denoised_mdp.agent import Agent
 from denoised_mdp.envs import AnyEnv, make_all, reset_all, step_all
 from denoised_mdp.envs.workers import WorkerEnv
 from denoised_mdp.errors import UserError
+from denoised_mdp.evaluation import evaluation_envs, rollout
 from denoised_mdp.replay import Replay
 
 
@@ -144,8 +147,33 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_an_evaluation_is_the_same_in_workers():
+    """An agent that does nothing; the episodes end at different times."""
+    still: Any = SimpleNamespace(
+        action_size=1,
+        initial=lambda environments: None,
+        act=lambda *given, explore: SimpleNamespace(action=np.zeros((len(given[3]), 1), np.float32)),
+    )
+    state: Any = SimpleNamespace(world_model=None, policy=SimpleNamespace(actor=None))
+    found = []
+    for workers in (0, 2):
+        overrides = ["size=debug", "env=custom", "env.constructor=worker_world:make", "evaluate.episodes=3"]
+        envs = evaluation_envs(cli.compose([*overrides, f"evaluate.workers={workers}"]))
+        assert len({process.pid for process in processes(envs)}) == workers
+        found.append(rollout(still, state, envs, jax.random.key(0), seed=5, record=3))
+        for env in envs:
+            env.close()
+    assert len({len(episode.reward) for episode in found[0]}) > 1
+    for here, there in zip(*found, strict=True):
+        np.testing.assert_array_equal(here.observation, there.observation)
+        np.testing.assert_array_equal(here.reward, there.reward)
+
+
 def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path, monkeypatch):
-    """Three environments whose episodes end at different times; stopped with some of them going on."""
+    """Three environments whose episodes end at different times; stopped with some of them going on.
+
+    The policy acts but nothing is learned, which would take long to compile.
+    """
     settings = {
         "env": "custom",
         "env.constructor": "worker_world:make",
@@ -160,6 +188,11 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
     }
     overrides = ["size=debug", *(f"{name}={value}" for name, value in settings.items())]
     agent = Agent(cli.compose(overrides), 1)
+    losses = dict.fromkeys(("model/loss", "policy/actor_loss", "policy/critic_loss"), 0.0)
+    agent.train_chunk = lambda state, batches, key: (
+        state._replace(updates=state.updates + len(batches.reward)),
+        losses,
+    )
     monkeypatch.setattr(loop, "Agent", lambda *_: agent)  # compiled once
     monkeypatch.setattr(loop.Run, "_evaluate", lambda self: None)
 

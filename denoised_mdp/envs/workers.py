@@ -114,7 +114,7 @@ def reset_all(envs: Sequence[AnyEnv], which: Sequence[int]) -> dict[int, Step]:
     Raises:
         UserError: one has failed; all are closed then.
     """
-    return _all(envs, {i: functools.partial(_begin, envs[i], "reset") for i in which})
+    return _call_all(envs, {i: ("reset",) for i in which})
 
 
 def step_all(envs: Sequence[AnyEnv], actions: Mapping[int, ArrayLike]) -> dict[int, Step]:
@@ -123,11 +123,11 @@ def step_all(envs: Sequence[AnyEnv], actions: Mapping[int, ArrayLike]) -> dict[i
     Raises:
         UserError: one has failed; all are closed then.
     """
-    return _all(envs, {i: functools.partial(_begin, envs[i], "step", action) for i, action in actions.items()})
+    return _call_all(envs, {i: ("step", action) for i, action in actions.items()})
 
 
-def _all(envs: Sequence[AnyEnv], begin: Mapping[int, Callable[[], Callable[[], Step]]]) -> dict[int, Step]:
-    waiting = {i: start() for i, start in begin.items()}
+def _call_all(envs: Sequence[AnyEnv], calls: Mapping[int, tuple[Any, ...]]) -> dict[int, Step]:
+    waiting = {i: _begin(envs[i], *call) for i, call in calls.items()}
     try:
         return {i: wait() for i, wait in waiting.items()}
     except UserError:  # answers that nobody waited for would be taken for those of later questions
