@@ -372,4 +372,4 @@ def _help(options_type: type[RunOptions]) -> str:
 
 
 def _tell(error: UserError) -> None:
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    print(f"error: {one_line(error)}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)

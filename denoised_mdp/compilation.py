@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import jax
+
+from denoised_mdp import cache
 
 
 def cache_programs() -> None:
     """Turns jax's persistent compilation cache on, unless JAX_COMPILATION_CACHE_DIR already says where or whether."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "denoised-mdp" / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder("jax")))

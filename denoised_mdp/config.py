@@ -27,11 +27,14 @@ from yaml import YAMLError
 from denoised_mdp.errors import UserError, did_you_mean, one_line
 
 # What may change when a run goes on from its checkpoint; the rest would make it another run. A name stands for all
-# below it. `train.env_steps` extends a run; the others say where to look and what to keep, and teach nothing.
+# below it. `train.env_steps` extends a run; the others say where to work and look and what to keep, and teach nothing.
 CHANGEABLE = (
     "run_dir",
     "train.env_steps",
+    "train.workers",
     "evaluate.video_every",
+    "evaluate.workers",
+    "noise.cache",
     "analysis",
     "checkpoint",
     "logger",
@@ -138,6 +141,7 @@ class Noise(Settings):
 
     video_background: bool
     source: Text  # pink | leaves | a directory of videos or of image folders
+    cache: Text | None = None  # folder for what is decoded of a directory; None: denoised-mdp in the user's cache
     clip_frames: Size  # frames that each environment loads once, then shows in a circle
     on_reset: Literal["continue", "random"]  # where the video goes on in a new episode
     noisy_sensor: bool  # the video falsifies a sensor that the reward depends on: cheetah, walker and reacher only
@@ -293,8 +297,10 @@ class Replay(Settings):
 
 
 class Train(Settings):
-    """Environment steps are simulator frames, counted before action repeat."""
+    """Environment steps are simulator frames of all environments together, counted before action repeat."""
 
+    envs: Size = 1  # environments that collect side by side; the files of the first runs lack it
+    workers: Count = 0  # processes that they are dealt out to; 0: none beside this one
     env_steps: Size
     prefill: Count  # env steps of uniform random actions
     every: Size  # env steps between blocks of updates
@@ -306,6 +312,7 @@ class Train(Settings):
 class Evaluate(Settings):
     """Episodes of the policy in held-out environments, on the way; env steps as in training."""
 
+    workers: Count = 0  # processes that the environments are dealt out to; 0: none beside this one
     every: Size  # env steps
     episodes: Size  # at a time, one in each held-out environment
     seed: Count
@@ -388,6 +395,12 @@ def _misfits(config: Config) -> Iterator[str]:
         yield (
             f"train.prefill={train.prefill}: must be below train.env_steps={train.env_steps}, or nothing would be "
             "learned"
+        )
+    first_end = train.envs * config.env.episode_frames  # they are all in their first episode until then
+    if train.envs > 1 and config.env.name != "custom" and not replay.include_running and first_end > train.env_steps:
+        yield (
+            f"train.envs={train.envs}: their first episodes end at env step {first_end}, beyond train.env_steps="
+            f"{train.env_steps}, and nothing would be learned before: fewer of them, or replay.include_running=true"
         )
     if replay.capacity < train.batch_length:
         yield f"replay.capacity={replay.capacity}: must be at least train.batch_length={train.batch_length}"

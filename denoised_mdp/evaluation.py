@@ -14,7 +14,7 @@ from denoised_mdp import checkpoint
 from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.compilation import cache_programs
 from denoised_mdp.config import Config
-from denoised_mdp.envs import Env, make
+from denoised_mdp.envs import AnyEnv, Env, make, make_all, reset_all, step_all
 
 
 def make_env(config: Config, *, seed: int, split: Literal["train", "eval"]) -> Env:
@@ -28,10 +28,30 @@ def make_env(config: Config, *, seed: int, split: Literal["train", "eval"]) -> E
     )
 
 
-def evaluation_envs(config: Config, episodes: int | None = None, seed: int | None = None) -> list[Env]:
+def training_envs(config: Config) -> list[AnyEnv]:
+    """The environments that collect. The first has the run's seed, the others have seeds that no other run's have."""
+    others = [int(np.random.SeedSequence((config.seed, i)).generate_state(1)[0]) for i in range(1, config.train.envs)]
+    return _make_envs(config, [config.seed, *others], "train", config.train.workers)
+
+
+def evaluation_envs(
+    config: Config, episodes: int | None = None, seed: int | None = None, workers: int | None = None
+) -> list[AnyEnv]:
     """An environment for each episode, every one with its own fixed seed and so its own start and video."""
     first = config.evaluate.seed if seed is None else seed
-    return [make_env(config, seed=first + i, split="eval") for i in range(episodes or config.evaluate.episodes)]
+    seeds = range(first, first + (episodes or config.evaluate.episodes))
+    return _make_envs(config, seeds, "eval", config.evaluate.workers if workers is None else workers)
+
+
+def _make_envs(config: Config, seeds: Sequence[int], split: Literal["train", "eval"], workers: int) -> list[AnyEnv]:
+    return make_all(
+        env=config.env.model_dump(),
+        render=config.render.model_dump(),
+        noise=config.noise.model_dump(),
+        seeds=seeds,
+        split=split,
+        workers=workers,
+    )
 
 
 def load_agent(config: Config, action_size: int, path: Path) -> tuple[Agent, TrainState]:
@@ -42,7 +62,7 @@ def load_agent(config: Config, action_size: int, path: Path) -> tuple[Agent, Tra
     """
     cache_programs()
     agent = Agent(config, action_size)
-    state, _ = checkpoint.load_state(path, (agent.create(jax.random.key(0)), agent.initial(1)))
+    state, _ = checkpoint.load_state(path, (agent.create(jax.random.key(0)), agent.initial(config.train.envs)))
     return agent, state
 
 
@@ -60,7 +80,7 @@ class Episode(NamedTuple):
 
 
 def rollout(
-    agent: Agent, state: TrainState, envs: Sequence[Env], key: jax.Array, *, seed: int, record: int = 0
+    agent: Agent, state: TrainState, envs: Sequence[AnyEnv], key: jax.Array, *, seed: int, record: int = 0
 ) -> list[Episode]:
     """One episode in each environment, evaluation actions, the posterior sampled.
 
@@ -69,14 +89,16 @@ def rollout(
     """
     for i, env in enumerate(envs):
         env.seed(seed + i)
-    steps = [env.reset() for env in envs]
+    steps = reset_all(envs, range(len(envs)))
     memory = agent.initial(len(envs))
-    rows: list[list[tuple]] = [[(step.observation, np.zeros(agent.action_size, np.float32), 0.0)] for step in steps]
+    rows: list[list[tuple]] = [
+        [(step.observation, np.zeros(agent.action_size, np.float32), 0.0)] for step in steps.values()
+    ]
     running = np.ones(len(envs), bool)
     t = 0
     while running.any():
-        observation = np.stack([step.observation for step in steps])
-        is_first = np.array([step.is_first for step in steps])
+        observation = np.stack([step.observation for step in steps.values()])
+        is_first = np.array([step.is_first for step in steps.values()])
         memory = agent.act(
             state.world_model,
             state.policy.actor,
@@ -88,10 +110,10 @@ def rollout(
         )
         t += 1
         actions = np.asarray(memory.action)
-        for i in np.flatnonzero(running).tolist():
-            steps[i] = envs[i].step(actions[i])
-            rows[i].append((steps[i].observation if i < record else None, actions[i], steps[i].reward))
-            running[i] = not steps[i].is_last
+        for i, step in step_all(envs, {i: actions[i] for i in np.flatnonzero(running).tolist()}).items():
+            steps[i] = step
+            rows[i].append((step.observation if i < record else None, actions[i], step.reward))
+            running[i] = not step.is_last
     return [
         Episode(
             np.stack([row[0] for row in episode])

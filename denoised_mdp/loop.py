@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,9 +18,9 @@ from denoised_mdp import checkpoint, run_dir, visualize
 from denoised_mdp.agent import Agent
 from denoised_mdp.compilation import cache_programs
 from denoised_mdp.config import Config
-from denoised_mdp.envs import Step
+from denoised_mdp.envs import Step, reset_all, step_all
 from denoised_mdp.errors import UserError
-from denoised_mdp.evaluation import evaluation_envs, make_env, rollout, summary
+from denoised_mdp.evaluation import evaluation_envs, rollout, summary, training_envs
 from denoised_mdp.logger import Logger
 from denoised_mdp.replay import Replay
 
@@ -64,9 +64,9 @@ class Run:
 
     def __init__(self, config: Config):
         self.config, self.folder = config, Path(config.run_dir)
-        self.env = make_env(config, seed=config.seed, split="train")
+        self.envs = training_envs(config)
         self.eval_envs = evaluation_envs(config)
-        self.agent = Agent(config, self.env.action_size)
+        self.agent = Agent(config, self.envs[0].action_size)
         self.keys = jax.random.split(jax.random.key(config.seed), 4)
         self.rng = np.random.default_rng(config.seed)
         self.collects = config.replay.source is None
@@ -80,13 +80,13 @@ class Run:
             config=config.model_dump(),
         )
         self.state = self.agent.create(self.keys[INITIALISE])
-        self.memory = self.agent.initial(1)
-        self.step: Step | None = None  # the current one; None before the first reset
+        self.memory = self.agent.initial(len(self.envs))
+        self.steps: list[Step | None] = [None] * len(self.envs)  # the current ones; None before the first reset
+        self.episode_returns, self.episode_lengths = [0.0] * len(self.envs), [0] * len(self.envs)
         self.env_step = self.updates = 0
         self.evaluated_at = -1
         self.finished = False
         self.saved = (-1, 0, -1, False)  # env step, updates, last evaluation, finished: of the newest checkpoint
-        self.episode_return, self.episode_length = 0.0, 0
         self.stop_signal: str | None = None
         self.warned = False
         self.monitor: Monitor | None = None  # made when it is first wanted
@@ -117,12 +117,12 @@ class Run:
 
     def close(self) -> None:
         """Frees the simulators and files: a sweep goes on in this process."""
-        for env in (self.env, *self.eval_envs):
+        for env in (*self.envs, *self.eval_envs):
             env.close()
         self.replay.close()
 
     def _open_replay(self) -> Replay:
-        shapes = {"observation_shape": self.env.observation_shape, "action_size": self.env.action_size}
+        shapes = {"observation_shape": self.envs[0].observation_shape, "action_size": self.envs[0].action_size}
         replay = self.config.replay
         if replay.source is not None:
             source = Replay.open(replay.source, include_running=replay.include_running, **shapes)
@@ -135,7 +135,7 @@ class Run:
         return Replay(
             self.folder / "replay",
             capacity=replay.capacity,
-            factors=self.env.factor_specs if replay.factors else None,
+            factors=self.envs[0].factor_specs if replay.factors else None,
             include_running=replay.include_running,
             **shapes,
         )
@@ -149,40 +149,46 @@ class Run:
         self.env_step += self.config.train.every
 
     def _collect(self) -> None:
-        """One agent step in the environment; a reset first, where an episode begins."""
-        if self.step is None or self.step.is_last:
-            self.step, self.episode_return, self.episode_length = self.env.reset(), 0.0, 0
-            self.replay.add(self.step)
-        key = jax.random.fold_in(self.keys[COLLECT], self.env_step)
-        if self.env_step < self.config.train.prefill:
-            action = np.asarray(jax.random.uniform(key, (self.agent.action_size,), minval=-1, maxval=1))
-        else:
-            self.memory = self.agent.act(
-                self.state.world_model,
-                self.state.policy.actor,
-                self.memory,
-                self.step.observation[None],
-                np.array([self.step.is_first]),
-                key,
-                explore=True,
-            )
-            action = np.asarray(self.memory.action[0])
-        self.step = self.env.step(action)
-        self.replay.add(self.step, action)
-        self.env_step += self.env.action_repeat
-        self.episode_return += self.step.reward
-        self.episode_length += 1
-        if self.step.is_terminal and not self.config.model.continue_head and not self.warned:
-            self.warned = True
-            _log.warning("%s ends episodes for good: model.continue_head=true would learn it", self.config.env.task)
-        if self.step.is_last:
+        """One agent step in every environment; a reset first, where an episode begins."""
+        over = [i for i, step in enumerate(self.steps) if step is None or step.is_last]
+        for i, step in reset_all(self.envs, over).items():
+            self.steps[i], self.episode_returns[i], self.episode_lengths[i] = step, 0.0, 0
+            self.replay.add(step, stream=i)
+        actions = self._actions([step for step in self.steps if step is not None])
+        for i, step in step_all(self.envs, dict(enumerate(actions))).items():
+            self.steps[i] = step
+            self.replay.add(step, actions[i], stream=i)
+            self.env_step += self.envs[i].action_repeat
+            self.episode_returns[i] += step.reward
+            self.episode_lengths[i] += 1
+            if step.is_terminal and not self.config.model.continue_head and not self.warned:
+                self.warned = True
+                _log.warning("%s ends episodes for good: model.continue_head=true would learn it", self.config.env.task)
+        ended = [i for i, step in enumerate(self.steps) if step is not None and step.is_last]
+        if ended:
             metrics = {
-                "train/return": self.episode_return,
-                "train/length": self.episode_length,
+                "train/return": float(np.mean([self.episode_returns[i] for i in ended])),
+                "train/length": float(np.mean([self.episode_lengths[i] for i in ended])),
                 "replay/steps": self.replay.num_steps,
                 "replay/episodes": self.replay.num_episodes,
             }
             self.logger.log(self.env_step, metrics)
+
+    def _actions(self, steps: Sequence[Step]) -> np.ndarray:
+        """What to do next, [N, A]: uniform during the prefill, then what the policy explores."""
+        key = jax.random.fold_in(self.keys[COLLECT], self.env_step)
+        if self.env_step < self.config.train.prefill:
+            return np.asarray(jax.random.uniform(key, (len(steps), self.agent.action_size), minval=-1, maxval=1))
+        self.memory = self.agent.act(
+            self.state.world_model,
+            self.state.policy.actor,
+            self.memory,
+            np.stack([step.observation for step in steps]),
+            np.array([step.is_first for step in steps]),
+            key,
+            explore=True,
+        )
+        return np.asarray(self.memory.action)
 
     def _learn(self) -> None:
         """Updates until there are `train.updates` for each `train.every` env steps since the prefill.
@@ -266,14 +272,14 @@ class Run:
             "finished": self.finished,
             "evaluated_at": self.evaluated_at,
             "updates": self.updates,
-            "episode_return": self.episode_return,
-            "episode_length": self.episode_length,
+            "episode_returns": self.episode_returns,
+            "episode_lengths": self.episode_lengths,
             "sampling": self.rng.bit_generator.state,
         }
         progress["replay"] = self.replay.index()
         if self.collects:
             self.replay.flush()
-            progress["env"] = self.env.state()
+            progress["envs"] = [env.state() for env in self.envs]
         checkpoint.save(
             self.folder, self.env_step, (self.state, self.memory), progress, keep=self.config.checkpoint.keep
         )
@@ -286,11 +292,14 @@ class Run:
         self.env_step, self.updates = progress["env_step"], progress["updates"]
         self.evaluated_at = progress["evaluated_at"]
         self.saved = (self.env_step, self.updates, self.evaluated_at, progress["finished"])
-        self.episode_return, self.episode_length = progress["episode_return"], progress["episode_length"]
+        if "env" in progress:  # of a run that began when one environment was all there could be
+            singular = {"envs": "env", "episode_returns": "episode_return", "episode_lengths": "episode_length"}
+            progress |= {name: [progress[old]] for name, old in singular.items()}
+        self.episode_returns, self.episode_lengths = progress["episode_returns"], progress["episode_lengths"]
         self.rng.bit_generator.state = progress["sampling"]
         self.replay.restore(progress["replay"])
         if self.collects:
-            self.step = self.env.restore(progress["env"])
+            self.steps = [env.restore(state) for env, state in zip(self.envs, progress["envs"], strict=True)]
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ The x axis of each is `env_step`: simulator frames of training, counted before a
 from __future__ import annotations
 
 METRICS = {
-    "train/return": "sum of the rewards of a training episode, which explores",
+    "train/return": "sum of the rewards of a training episode, which explores; the mean, where several end at one step",
     "train/length": "agent steps of that episode",
     "train/updates": "gradient updates so far",
     "evaluate/return_mean": "mean return of the evaluation episodes, in held-out environments, without exploration",

@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     options = parser.parse_args()
     try:
-        envs.check(env={"name": "dmc", "task": options.task}, render={"backend": "ray"}, noise=envs.NO_NOISE)
+        env = {"name": "dmc", "task": options.task, "image_size": 64}
+        envs.check(env=env, render={"backend": "ray"}, noise=envs.NO_NOISE)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config import Config, Size
+from denoised_mdp.config import Config, Count, Size
 
 
 class Options(cli.RunOptions):
     """Returns of a trained agent in held-out environments, with a confidence interval, as a JSON file in the run."""
 
     episodes: Size = Field(10, description="how many, each in an environment of its own")
+    workers: Count = Field(0, description="processes that the environments are dealt out to; 0: none beside this one")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:
@@ -23,7 +24,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
 
     from denoised_mdp.evaluation import evaluation_envs, load_agent, rollout, summary
 
-    envs = evaluation_envs(config, episodes=options.episodes, seed=options.seed)
+    envs = evaluation_envs(config, episodes=options.episodes, seed=options.seed, workers=options.workers)
     agent, state = load_agent(config, envs[0].action_size, checkpoint)
     episodes = rollout(agent, state, envs, jax.random.key(options.seed), seed=options.seed)
     numbers = summary(episodes)

@@ -16,14 +16,14 @@ pinned() { "${pip[@]}" freeze --all --exclude-editable "${without[@]}" | LC_ALL=
 "${pip[@]}" install --upgrade "setuptools>=77,<81"
 "${pip[@]}" install -r "$root/requirements.txt"
 pinned >"$work/core"
-"${pip[@]}" install --no-build-isolation -e "$root[dev,video,robodesk]"
+"${pip[@]}" install --no-build-isolation -e "$root[dev,robodesk]"
 pinned >"$work/all"
 {
     echo "# Every package at the version that was tested, for Python 3.11 and newer; scripts/setup.sh installs them with"
     echo "# --no-deps. Written by scripts/lock.sh from requirements.txt and pyproject.toml."
     # dm_control asks for labmaze, which has no wheels for Python 3.13; the suite does not use it.
     sed 's/^labmaze==.*/& ; python_version < "3.13"/' "$work/core"
-    echo "# --- dev and video extras ---"
+    echo "# --- dev extra ---"
     LC_ALL=C comm -13 <(LC_ALL=C sort "$work/core") <(LC_ALL=C sort "$work/all") | LC_ALL=C sort -f
 } >"$work/lock"
 mv "$work/lock" "$root/requirements.lock"

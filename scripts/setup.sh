@@ -2,7 +2,7 @@
 # Makes .venv beside the sources and installs the versions of requirements.lock; what is there already is re-used.
 #
 #   bash scripts/setup.sh         what training needs
-#   bash scripts/setup.sh dev     and what the tests, the linters, video files and RoboDesk need
+#   bash scripts/setup.sh dev     and what the tests, the linters and RoboDesk need
 #
 # PYTHON=/path/to/python chooses the interpreter.
 set -euo pipefail
@@ -73,7 +73,7 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 lock="$root/requirements.lock"
 if [[ $kind == core ]]; then
     lock="$venv/core.lock"
-    sed '/^# --- dev and video extras/,$d' "$root/requirements.lock" >"$lock"
+    sed '/^# --- dev extra/,$d' "$root/requirements.lock" >"$lock"
 fi
 say "installing $(grep -c '==' "$lock") packages, about 1.5 GB, into $venv: a minute or a few"
 SECONDS=0

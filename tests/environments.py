@@ -13,6 +13,7 @@ NOISE: dict[str, Any] = {
     **NO_NOISE,
     "video_background": True,
     "source": "pink",
+    "cache": None,
     "clip_frames": 50,
     "on_reset": "continue",
     "noisy_sensor": False,
@@ -20,6 +21,16 @@ NOISE: dict[str, Any] = {
     "camera_jitter": False,
     "camera_jitter_strength": 1.0,
 }
+DOT: dict[str, Any] = {
+    "name": "custom",
+    "task": "dot",
+    "constructor": "worker_world:make",
+    "arguments": {},
+    "image_size": 64,
+    "action_repeat": 1,
+    "episode_frames": 100,
+}
+SHAKING: dict[str, Any] = {**NOISE, "video_background": False, "camera_jitter": True}
 
 
 def build(seed: int = 1, split: Split = "train", **changes: Any) -> Env:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium.utils.env_checker
 import numpy as np
@@ -257,7 +258,15 @@ def test_the_suites_colours_are_put_back():
 
 
 def test_environments_need_no_jax():
-    code = "import sys; import denoised_mdp.envs.build, denoised_mdp.replay; assert 'jax' not in sys.modules"
+    """Nor do the scripts that start workers, which import what their parent was started with."""
+    root = Path(__file__).parent.parent
+    code = f"""
+import runpy, sys
+import denoised_mdp.envs, denoised_mdp.replay
+for name in ("train", "evaluate", "visualize", "factorization"):
+    runpy.run_path(f"{root}/scripts/{{name}}.py", run_name="__mp_main__")
+assert "jax" not in sys.modules
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

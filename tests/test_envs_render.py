@@ -81,15 +81,19 @@ np.savez(sys.argv[2], **found)
 
 
 @pytest.mark.skipif(not backend.works("egl"), reason="no EGL here")
-def test_the_ray_caster_shows_what_opengl_shows(tmp_path: Path):
+def test_opengl_shows_every_domain_and_what_the_ray_caster_shows(tmp_path: Path):
     """In processes of their own, as dm_control takes up OpenGL once. finger has bodies that mj_multiRay alone culls."""
-    tasks = ["cheetah_run", "walker_walk", "reacher_easy", "finger_turn_hard"]
+    compared = ["cheetah_run", "walker_walk", "reacher_easy", "finger_turn_hard"]
     pictures = []
-    for name in ("egl", "ray"):
+    one_each = {domain: task for task, (domain, _) in TASKS.items()}.values()
+    for name, tasks in (("egl", {*compared, *one_each}), ("ray", compared)):
         command = [sys.executable, "-c", _DUMP, name, str(tmp_path / f"{name}.npz"), *tasks]
         subprocess.run(command, check=True, capture_output=True)
         pictures.append(np.load(tmp_path / f"{name}.npz"))
-    for task in tasks:
+    for task in one_each:
+        assert pictures[0][f"{task}/rgb"].std() > 5, task
+        assert 0.1 < pictures[0][f"{task}/background"].mean() < 0.999, task
+    for task in compared:
         (egl, ray), (egl_mask, ray_mask) = ([p[f"{task}/{part}"] for p in pictures] for part in ("rgb", "background"))
         assert (egl_mask != ray_mask).sum() <= 6, task  # of 4096 pixels
         assert np.abs(egl.astype(int) - ray).mean() < 2.5, task  # of 255

@@ -11,7 +11,7 @@ from denoised_mdp.analysis.headline import Alarm
 from denoised_mdp.analysis.measure import probe
 from denoised_mdp.analysis.probes import LINEAR
 from denoised_mdp.analysis.recordings import RANDOM, collect
-from denoised_mdp.envs import Env
+from denoised_mdp.envs import AnyEnv
 from denoised_mdp.world_model import WorldModel
 
 ALARMS = ("collapsed", "swapped", "leaking")
@@ -20,7 +20,7 @@ ALARMS = ("collapsed", "swapped", "leaking")
 class Monitor:
     """Measures a model again and again on the same episodes, a function of the seed; training does not notice it."""
 
-    def __init__(self, envs: Sequence[Env], *, repeats: int, seed: int):
+    def __init__(self, envs: Sequence[AnyEnv], *, repeats: int, seed: int):
         """Records `repeats` episodes of each random policy in each environment."""
         policies = {name: make(envs[0].action_size) for name, make in RANDOM.items()}
         self._recordings = collect(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoised_mdp.agent import Agent, TrainState
-from denoised_mdp.envs import Env, FactorKind, Step
+from denoised_mdp.envs import AnyEnv, FactorKind, Step
 from denoised_mdp.errors import UserError, one_line
 
 Act = Callable[[Step], NDArray[np.float32]]  # the policy of one episode: a step to an action [A] in [-1, 1]
@@ -107,7 +107,7 @@ def replayed(action: NDArray[np.float32]) -> Policy:
 
 
 def record(
-    env: Env, policy: Policy, *, seed: int, noise: int | None = None, robot: bool = False, steps: int | None = None
+    env: AnyEnv, policy: Policy, *, seed: int, noise: int | None = None, robot: bool = False, steps: int | None = None
 ) -> Recording:
     """One episode, a function of its seeds. `robot`: whether to ask where the robot is, a second rendering.
 
@@ -135,7 +135,7 @@ def record(
 
 
 def collect(
-    envs: Sequence[Env],
+    envs: Sequence[AnyEnv],
     policies: Mapping[str, Policy],
     *,
     repeats: int,

@@ -10,6 +10,7 @@ from denoised_mdp.envs.build import ENVIRONMENTS, NO_NOISE, check, make
 from denoised_mdp.envs.env import Env, Step
 from denoised_mdp.envs.render import QUALITIES
 from denoised_mdp.envs.render.backend import BACKENDS
+from denoised_mdp.envs.workers import AnyEnv, make_all, reset_all, step_all
 from denoised_mdp.envs.world import FACTOR_KINDS, FactorKind, Picture, World
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "FACTOR_KINDS",
     "NO_NOISE",
     "QUALITIES",
+    "AnyEnv",
     "Env",
     "FactorKind",
     "Picture",
@@ -25,4 +27,7 @@ __all__ = [
     "World",
     "check",
     "make",
+    "make_all",
+    "reset_all",
+    "step_all",
 ]

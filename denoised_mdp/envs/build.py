@@ -31,6 +31,7 @@ ROBODESK_NOISE = ("television", "button_noise", "moving_lights", "camera_walk")
 NO_NOISE = {
     **{part: False for part in ("video_background", "noisy_sensor", "camera_jitter", *ROBODESK_NOISE)},
     "source": "pink",
+    "cache": None,
 }
 
 Settings = Mapping[str, Any]
@@ -57,7 +58,14 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
     else:
         world = inside = _world(env, render, background=noise["video_background"], seed=world_seed)
     if noise["video_background"]:
-        clip = video.load(noise["source"], seed=clip_seed, split=split, count=noise["clip_frames"], size=size)
+        clip = video.load(
+            noise["source"],
+            seed=clip_seed,
+            split=split,
+            count=noise["clip_frames"],
+            **_video_format(env),
+            cache=noise["cache"],
+        )
         rng = np.random.default_rng(pointer_seed)
         world = background = VideoBackground(world, clip, on_reset=noise["on_reset"], rng=rng)
         if noise["noisy_sensor"]:
@@ -67,6 +75,11 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
         rng = np.random.default_rng(camera_seed)
         world = CameraJitter(world, strength=noise["camera_jitter_strength"], image_size=size, rng=rng)
     return Env(world, image_size=size, action_repeat=env["action_repeat"])
+
+
+def with_chosen_backend(env: Settings, render: Settings) -> Settings:
+    """`render` with the backend that `auto` stands for here, which is found out only where the world needs one."""
+    return {**render, "backend": rendering.choose(render["backend"])} if env["name"] in ("dmc", "robodesk") else render
 
 
 def check(*, env: Settings, render: Settings, noise: Settings) -> None:
@@ -79,7 +92,7 @@ def check(*, env: Settings, render: Settings, noise: Settings) -> None:
     name = env["name"]
     if name not in ENVIRONMENTS:
         raise UserError(f"env.name={name} is none of {', '.join(ENVIRONMENTS)}")
-    video.check(noise["source"])
+    video.check(noise["source"], **_video_format(env), cache=noise["cache"])
     if noise["noisy_sensor"] and not noise["video_background"]:
         raise UserError("noise.noisy_sensor=true needs noise.video_background=true: the noise is read off the video")
     for part in ROBODESK_NOISE:
@@ -95,6 +108,13 @@ def check(*, env: Settings, render: Settings, noise: Settings) -> None:
         from denoised_mdp.envs import custom  # gymnasium: only for those who use it
 
         custom.check(env["constructor"], env["arguments"])
+
+
+def _video_format(env: Settings) -> dict[str, Any]:
+    """Side in pixels, and whether in colour: what is behind a robot has the picture's size, a television its own."""
+    if env["name"] == "robodesk":
+        return {"size": VIDEO, "colour": True}
+    return {"size": env["image_size"], "colour": False}
 
 
 def _check_dmc(task: str, backend: str, *, noisy_sensor: bool) -> None:
@@ -153,8 +173,8 @@ def _robodesk(
         strength, read = noise["button_noise_strength"], rewarded and env["television_hue"]
         world = ButtonNoise(world, stage, strength=strength, rewarded=read, rng=buttons)
     if noise["television"]:
-        count, kind = noise["clip_frames"], {"split": split, "size": VIDEO, "colour": True}
-        clips = [video.load(noise["source"], seed=clip_seed, count=count, **kind) for clip_seed in (left, right)]
+        kind = {"split": split, "count": noise["clip_frames"], "cache": noise["cache"], **_video_format(env)}
+        clips = [video.load(noise["source"], seed=clip_seed, **kind) for clip_seed in (left, right)]
         on_reset = noise["on_reset"]
         world = Television(world, stage, (clips[0], clips[1]), on_reset=on_reset, rewarded=rewarded, rng=television)
     return world

@@ -30,7 +30,7 @@ _BACKGROUND: dict[str, tuple[str, ...]] = {
     "manipulator": ("floor", "background"),  # the camera looks at a textured wall
     "stacker": ("floor", "background"),
 }
-_BACKGROUND_ELSEWHERE = ("floor", "ground", "terrain")
+_BACKGROUND_ELSEWHERE = ("floor", "ground", "terrain")  # a terrain (quadruped_escape) leaves no sky in the picture
 
 # The paper's suite has a grey floor in some domains, and a bluer one than stock in the others.
 _GREY_FLOOR = ("cheetah", "walker", "hopper", "stacker")

@@ -11,8 +11,8 @@ from dm_env import specs
 from numpy.typing import ArrayLike, NDArray
 
 # What the agent can do about a factor, and whether the reward depends on it: the four kinds of the paper's Figure 1.
-# A factor that acts on the reward only together with what the agent controls (a target) is signal too: Sec. 2.1 lets go
-# of what is uncontrolled only where the reward is a sum.
+# A factor that acts on the reward only together with what the agent controls (a target) is signal too, as in Table 2:
+# Sec. 2.1 lets go of what is uncontrolled only where the reward is a sum.
 FactorKind = Literal["controlled_rewarded", "controlled", "rewarded", "neither"]
 FACTOR_KINDS: tuple[FactorKind, ...] = ("controlled_rewarded", "controlled", "rewarded", "neither")
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoised_mdp.envs.noise.video_background import VideoBackground
+from denoised_mdp.envs.video import Frames
 from denoised_mdp.envs.world import Layer
 
 
@@ -44,8 +45,9 @@ class NoisySensor(Layer):
         return {**super().factors(), "sensor_noise": np.array(self._noise[self._video.pointer])}
 
 
-def patch_means(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+def patch_means(frames: Frames) -> NDArray[np.float64]:
     """Brightness [N], in [-0.5, 0.5], of a patch in the upper left of frames [N, H, W], a quarter of their sides."""
+    frames = np.asarray(frames)
     height, width = (side // 4 for side in frames.shape[1:])
     patch = frames[:, height // 2 : height // 2 + height, width // 2 : width // 2 + width]
     return patch.mean((1, 2)) / 255 - 0.5

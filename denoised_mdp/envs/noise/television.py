@@ -42,7 +42,7 @@ class Television(Layer):
         """
         super().__init__(world)
         self._stage, self._on_reset, self._rng = stage, on_reset, rng
-        self._frames = [vivid(clip.frames) for clip in clips]
+        self._frames = [vivid(np.asarray(clip.frames)) for clip in clips]
         self._ids = [clip.ids for clip in clips]
         self._green = [frames[..., 1].mean((1, 2)) / 255 for frames in self._frames]
         self._brightness = [grid_means(frames.mean(-1, np.float32)) for frames in self._frames]

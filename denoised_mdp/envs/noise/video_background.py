@@ -9,7 +9,7 @@ import dm_env
 import numpy as np
 from numpy.typing import NDArray
 
-from denoised_mdp.envs.video import Clip
+from denoised_mdp.envs.video import Clip, Frames
 from denoised_mdp.envs.world import Layer, Picture, World, stream
 
 OnReset = Literal["continue", "random"]
@@ -84,11 +84,12 @@ class VideoBackground(Layer):
         return int(self._rng.integers(len(self.clip.frames)))
 
 
-def grid_means(frames: NDArray[np.uint8], cells: int = 4) -> NDArray[np.float32]:
+def grid_means(frames: Frames, cells: int = 4) -> NDArray[np.float32]:
     """The mean brightness [N, cells^2], 0 to 1, of each cell of a grid on frames [N, H, W]; tiny ones have fewer cells.
 
     What a frame looks like in a few numbers: those of another clip mean the same, as an index of a frame does not.
     """
+    frames = np.asarray(frames)
     rows, columns = (np.array_split(np.arange(side), min(cells, side)) for side in frames.shape[1:])
     means = [frames[:, r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean((1, 2), np.float32) for r in rows for c in columns]
     return (np.stack(means, -1) / 255).astype(np.float32)

@@ -1,5 +1,5 @@
 """Videos to put behind a robot: clips from a procedure (no data needed) or from a directory, gray or in colour."""
 
-from denoised_mdp.envs.video.source import PROCEDURAL, SPLITS, Clip, Split, check, load
+from denoised_mdp.envs.video.source import PROCEDURAL, SPLITS, Clip, Frames, Split, check, load
 
-__all__ = ["PROCEDURAL", "SPLITS", "Clip", "Split", "check", "load"]
+__all__ = ["PROCEDURAL", "SPLITS", "Clip", "Frames", "Split", "check", "load"]

@@ -1,26 +1,38 @@
-"""Clips from a directory: video files, and folders of images, at any depth."""
+"""Clips from a directory: video files, and folders of images, at any depth.
+
+A clip is decoded once. Its frames then lie in a cache under a name made of its content and their size, and are mapped
+into memory, so that all environments and processes share them.
+"""
 
 from __future__ import annotations
 
-import itertools
+import functools
+import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import subprocess
+import uuid
 from pathlib import Path
-from types import ModuleType
-from typing import Literal
+from typing import BinaryIO, Literal
 
+import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from denoised_mdp.errors import UserError
+from denoised_mdp import cache as caches
+from denoised_mdp.errors import UserError, one_line
 
 VIDEOS = (".mp4", ".avi", ".webm", ".mov", ".mkv")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _HELD_OUT = 0.1  # share of the clips that only evaluation sees
+_FORMS = {False: "gray", True: "rgb24"}  # as ffmpeg names them
 _SPLIT_SEED = 0  # the same in every environment, or training would see what another one holds out
 _log = logging.getLogger(__name__)
+
+
+class Unreadable(Exception):
+    """A clip of which no frame can be had; the message says why."""
 
 
 def find(directory: Path) -> list[Path]:
@@ -41,44 +53,56 @@ def find(directory: Path) -> list[Path]:
     return sorted(clips)
 
 
-def check(directory: Path) -> None:
-    """Reads every image, and the first frame of every video.
+def check(directory: Path, size: int, colour: bool, cache: str | None) -> None:
+    """Whether training and evaluation would each find a clip that can be read.
 
     Raises:
-        UserError: what `find` raises, a file that cannot be read, or video files without PyAV to read them.
+        UserError: what `load` raises.
     """
-    for clip in find(directory):
-        frames = _frames(clip, 8, colour=False)
-        count = sum(1 for _ in frames) if clip.is_dir() else sum(1 for _ in itertools.islice(frames, 1))
-        if not count:
-            raise UserError(f"noise.source: {clip} holds no frame")
+    for split in ("train", "eval"):
+        load(directory, np.random.default_rng(0), split, 1, size, colour, cache)
 
 
 def load(
-    directory: Path, rng: np.random.Generator, split: Literal["train", "eval"], count: int, size: int, colour: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    directory: Path,
+    rng: np.random.Generator,
+    split: Literal["train", "eval"],
+    count: int,
+    size: int,
+    colour: bool,
+    cache: str | None,
+) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64]]:
     """Clips in random order, one after the other and over again, until there are `count` frames.
 
-    Returns: frames [count, size, size], gray, or [count, size, size, 3], squeezed to a square; and the number [count]
-        of its clip in `find`.
+    What cannot be read is left out, with a warning.
+
+    Args:
+        cache: the folder of decoded clips; None: in the user's own cache.
+
+    Returns: `count` frames [size, size], gray, or [size, size, 3], squeezed to a square, views of the cache; and the
+        number [count] of its clip in `find`.
 
     Raises:
-        UserError: what `find` raises, or a file that cannot be read.
+        UserError: what `find` raises, no clip of the split can be read, or the cache cannot be written.
     """
     clips = find(directory)
     mine = members(len(clips), split)
-    frames = np.empty((count, size, size, 3) if colour else (count, size, size), np.uint8)
-    ids = np.empty(count, np.int64)
-    filled = 0
-    while filled < count:
-        before = filled
-        for clip in rng.permutation(mine):
-            for frame in itertools.islice(_frames(clips[clip], size, colour), count - filled):
-                frames[filled], ids[filled] = frame, clip
-                filled += 1
-        if filled == before:
-            raise UserError(f"noise.source={directory}: no frame in any clip of the {split} split")
-    return frames, ids
+    read = functools.cache(lambda clip: _frames_or_warning(clips[clip], size, colour, cache))
+    frames: list[NDArray[np.uint8]] = []
+    ids: list[int] = []
+    while len(frames) < count:
+        before = len(frames)
+        for clip in rng.permutation(mine).tolist():
+            if len(frames) < count:
+                more = list(read(clip)[: count - len(frames)])
+                frames += more
+                ids += [clip] * len(more)
+        if len(frames) == before:
+            clip = clips[min(mine)]
+            raise UserError(
+                f"noise.source={directory}: of the {len(mine)} clips for {split} none can be read, {clip.name} for one"
+            )
+    return frames, np.array(ids)
 
 
 def members(count: int, split: Literal["train", "eval"]) -> NDArray[np.int64]:
@@ -87,50 +111,93 @@ def members(count: int, split: Literal["train", "eval"]) -> NDArray[np.int64]:
     A single clip is in both, with a warning.
     """
     if count == 1:
-        _log.warning("noise.source holds a single clip, so evaluation sees the video of training")
+        _warn("noise.source holds a single clip, so evaluation sees the video of training")
         return np.zeros(1, np.int64)
     order = np.random.default_rng(_SPLIT_SEED).permutation(count)
     held_out = max(1, round(_HELD_OUT * count))
     return order[:held_out] if split == "eval" else order[held_out:]
 
 
-def _frames(clip: Path, size: int, colour: bool) -> Iterator[NDArray[np.uint8]]:
-    """The frames of one clip, [size, size] each, or [size, size, 3]."""
-    if clip.is_dir():
-        for image in _images(clip):
-            with _open(image) as opened:
-                try:
-                    resized = opened.convert("RGB" if colour else "L").resize((size, size), Image.Resampling.BILINEAR)
-                except OSError as error:
-                    raise UserError(f"noise.source: {image} cannot be read: {error}") from error
-            yield np.asarray(resized)
-        return
-    av = _pyav()
+def decoded(clip: Path, size: int, colour: bool, cache: str | None) -> NDArray[np.uint8]:
+    """The frames of one clip, [N, size, size] or [N, size, size, 3], from the cache, which the first time puts them in.
+
+    Raises:
+        Unreadable: there is no frame.
+        UserError: the cache cannot be written.
+    """
+    folder = caches.folder("videos") if cache is None else Path(cache).expanduser()
     try:
-        with av.open(str(clip)) as container:
-            for frame in container.decode(video=0):
-                form = "rgb24" if colour else "gray"
-                yield frame.reformat(width=size, height=size, format=form, interpolation="AREA").to_ndarray()
-    except (av.FFmpegError, IndexError, OSError) as error:  # IndexError: no video stream
-        raise UserError(f"noise.source: {clip} cannot be read as a video: {error}") from error
+        path = folder / f"{_fingerprint(clip)}-{size}.{_FORMS[colour]}"
+    except OSError as error:
+        raise Unreadable(one_line(error)) from error
+    if not path.exists():
+        try:
+            _write(clip, size, colour, path)
+        except OSError as error:
+            raise UserError(f"noise.cache={folder} cannot be written: {one_line(error)}") from error
+    shape = (-1, size, size, 3) if colour else (-1, size, size)
+    return np.asarray(np.memmap(path, np.uint8, "r")).reshape(shape)
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Once in a process, however many environments it holds."""
+    _log.warning("%s", message)
+
+
+def _frames_or_warning(clip: Path, size: int, colour: bool, cache: str | None) -> NDArray[np.uint8]:
+    try:
+        return decoded(clip, size, colour, cache)
+    except Unreadable as error:
+        _warn(f"noise.source: {clip} is left out, it cannot be read: {error}")
+        return np.empty((0, size, size), np.uint8)
+
+
+def _fingerprint(clip: Path) -> str:
+    """Of the content: a copy elsewhere has the same."""
+    digests = b""
+    for file in _images(clip) if clip.is_dir() else [clip]:
+        with file.open("rb") as opened:
+            digests += hashlib.file_digest(opened, "sha256").digest()
+    return hashlib.sha256(digests).hexdigest()[:32]
+
+
+def _write(clip: Path, size: int, colour: bool, path: Path) -> None:
+    """Whole or not at all: two processes that decode one clip at the same time write the same, one after the other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            (_write_images if clip.is_dir() else _write_video)(clip, size, colour, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if not partial.stat().st_size:
+            raise Unreadable("it holds no frame")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _write_video(clip: Path, size: int, colour: bool, file: BinaryIO) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-i", str(clip.absolute())]
+    picture = f"scale={size}:{size}:flags=area,format={_FORMS[colour]}"
+    command += ["-map", "0:v:0", "-vf", picture, "-fps_mode", "passthrough", "-f", "rawvideo", "-"]
+    done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=False, start_new_session=True)
+    if done.returncode:
+        raise Unreadable(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
+
+
+def _write_images(folder: Path, size: int, colour: bool, file: BinaryIO) -> None:
+    for image in _images(folder):
+        try:
+            with Image.open(image) as opened:
+                resized = opened.convert("RGB" if colour else "L").resize((size, size), Image.Resampling.BILINEAR)
+        except (OSError, SyntaxError, ValueError) as error:  # which of them depends on the format and what is wrong
+            _warn(f"noise.source: {image} is left out, it cannot be read: {one_line(error)}")
+        else:
+            file.write(np.asarray(resized).tobytes())
 
 
 def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.lower().endswith(IMAGES))
-
-
-def _open(image: Path) -> Image.Image:
-    try:
-        return Image.open(image)
-    except OSError as error:
-        raise UserError(f"noise.source: {image} cannot be read as an image") from error
-
-
-def _pyav() -> ModuleType:
-    try:
-        import av
-    except ImportError as error:
-        raise UserError(
-            'noise.source holds video files: pip install "av>=14" to read them (the extra `video`)'
-        ) from error
-    return av

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,42 +19,51 @@ PROCEDURAL: dict[str, Callable[[np.random.Generator, int, int], NDArray[np.uint8
     "pink": pink.frames,
     "leaves": leaves.frames,
 }
+Frames = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [N, H, W], gray, or [N, H, W, 3]
 
 
 class Clip(NamedTuple):
     """What an environment plays: N frames in a circle."""
 
-    frames: NDArray[np.uint8]  # [N, H, W], gray, or [N, H, W, 3]
+    frames: Frames
     ids: NDArray[np.int64]  # [N], which clip (file, or seed of the procedure) a frame belongs to
 
 
-def check(source: str) -> None:
-    """Looks at a source without loading it.
+def check(source: str, *, size: int, colour: bool = False, cache: str | None = None) -> None:
+    """Looks at a source without loading all of it; the arguments are those of `load`.
 
     Raises:
-        UserError: it is neither a procedure nor a directory whose videos and images can all be read.
+        UserError: it is neither a procedure nor a directory with something to read for training and for evaluation.
     """
     if source in PROCEDURAL:
         return
     path = Path(source).expanduser()
     if not path.is_dir():
         raise UserError(f"noise.source={source} is neither {' nor '.join(PROCEDURAL)} nor a directory")
-    directory.check(path)
+    directory.check(path, size, colour, cache)
 
 
 def load(
-    source: str, *, seed: np.random.SeedSequence, split: Split, count: int, size: int, colour: bool = False
+    source: str,
+    *,
+    seed: np.random.SeedSequence,
+    split: Split,
+    count: int,
+    size: int,
+    colour: bool = False,
+    cache: str | None = None,
 ) -> Clip:
     """`count` frames of [size, size] pixels, gray or in colour, a function of the arguments alone.
 
     Training and evaluation share no clip: a procedure gives another one for every seed, and a directory's are divided.
+    `cache`: the folder where a directory's decoded clips are kept; None: in the user's own cache.
 
     Raises:
         UserError: the source cannot be read.
     """
     rng = np.random.default_rng(seed)
     if source not in PROCEDURAL:
-        return Clip(*directory.load(Path(source).expanduser(), rng, split, count, size, colour))
+        return Clip(*directory.load(Path(source).expanduser(), rng, split, count, size, colour, cache))
     name = np.int64(seed.generate_state(1)[0])
     frames = PROCEDURAL[source](rng, count, size)
     return Clip(coloured(frames, rng) if colour else frames, np.full(count, name))
