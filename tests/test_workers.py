@@ -109,6 +109,7 @@ sys.path[:0] = [{tests!r}]
 from environments import DOT, RENDER, SHAKING
 from denoised_mdp.envs import make_all, reset_all, step_all
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
     envs = make_all(env=DOT, render=RENDER, noise=SHAKING, seeds=[0, 1], split="train", workers=2)
     reset_all(envs, [0, 1])
     print(*(env._worker._process.pid for env in envs), flush=True)
