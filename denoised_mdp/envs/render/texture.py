@@ -54,7 +54,7 @@ class CubeTexture:
         faces = [_resized(face, self._side, self._side) for face in texels.reshape(-1, side, side, 3)]
         self._faces = np.broadcast_to(np.stack(faces).astype(np.float32) / 255, (6, self._side, self._side, 3))
 
-    def at(self, directions: NDArray) -> NDArray[np.float32]:
+    def at(self, directions: NDArray) -> NDArray[np.floating]:
         """Colours [N, 3] of a skybox in the directions [N, 3], z up; they need not have unit length."""
         # OpenGL's cube has y up.
         face, row, column = self._place(np.stack([directions[:, 0], directions[:, 2], -directions[:, 1]], -1))

@@ -95,18 +95,18 @@ def _add_lamps(world: Element) -> None:
     for button, rgb in BUTTONS.items():
         light = _only(world, f".//body[@name='{button}_light']")
         _only(light, "body/geom").set("name", f"{button}_lamp")
-        SubElement(light, "geom", name=f"{button}_bright", rgba=f"{rgb} 0", **_LAMP)
-        SubElement(light, "geom", name=f"{button}_dark", rgba=".3 .3 .3 0", **_LAMP)
+        SubElement(light, "geom", _LAMP, name=f"{button}_bright", rgba=f"{rgb} 0")
+        SubElement(light, "geom", _LAMP, name=f"{button}_dark", rgba=".3 .3 .3 0")
 
 
 def _add_television(asset: Element, world: Element) -> None:
     side = str(SCREEN)
     black = {"builtin": "flat", "rgb1": "0 0 0", "rgb2": "0 0 0"}  # the second is that of SCREEN_FACE
-    SubElement(asset, "texture", name="screen", type="cube", width=side, height=side, **black)
+    SubElement(asset, "texture", black, name="screen", type="cube", width=side, height=side)
     glass = {"reflectance": ".7", "shininess": "1", "specular": "1", "texuniform": "false"}
-    SubElement(asset, "material", name="screen", texture="screen", **glass)
+    SubElement(asset, "material", glass, name="screen", texture="screen")
     television = SubElement(world, "body", name="television", pos="1.3 1.825 1.6")
     box = {"type": "box", "contype": "0", "conaffinity": "0"}
-    SubElement(television, "geom", pos="0 .035 0", size="2.4 .03 1.4", rgba=".1 .1 .1 1", **box)
-    SubElement(television, "geom", name="screen", size="2.3 1e-6 1.34", material="screen", **box)
-    SubElement(television, "geom", pos="0 0 -1.5", size="2.6 .2 .05", rgba=".32 .137 .12 1", **box)
+    SubElement(television, "geom", box, pos="0 .035 0", size="2.4 .03 1.4", rgba=".1 .1 .1 1")
+    SubElement(television, "geom", box, name="screen", size="2.3 1e-6 1.34", material="screen")
+    SubElement(television, "geom", box, pos="0 0 -1.5", size="2.6 .2 .05", rgba=".32 .137 .12 1")
