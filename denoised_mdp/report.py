@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -19,6 +18,7 @@ from denoised_mdp.metrics import METRICS
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 METRIC = "evaluate/return_mean"
 LABELS = {
@@ -107,14 +107,14 @@ def draw_metrics(folders: Sequence[Path], names: Sequence[str], *, columns: int 
         having = [folder for folder in folders if any(name in line for line in read_metrics(folder))]
         for folder in having or folders:
             axes.plot(*curve(folder, name), color=colours[_method(configs[folder])], alpha=0.7, linewidth=1.2)
-        axes.set_title(f"{name}\n{fill(METRICS[name].split(';')[0].split(':')[0], 55)}", fontsize=8)
+        axes.set_title(name, fontsize=10)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
     for axes in grid.flat[len(names) :]:
         axes.remove()
-    for axes in grid[-1, :1]:
-        axes.set_xlabel("env steps (simulator frames)", fontsize=8)
+    figure.supxlabel("env steps (simulator frames)", fontsize=9)
     lines = [plt.Line2D([], [], color=colour, label=method) for method, colour in colours.items()]
     figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
     plt.close(figure)
@@ -130,8 +130,8 @@ def table(folders: Sequence[Path]) -> str:
     last_of = {
         "updates": "train/updates",
         "return": METRIC,
-        "from": "evaluate/return_low",
-        "to": "evaluate/return_high",
+        "at least": "evaluate/return_low",
+        "at most": "evaluate/return_high",
         "KL x": "model/kl_x",
         "KL y": "model/kl_y",
         "KL z": "model/kl_z",
@@ -145,6 +145,15 @@ def table(folders: Sequence[Path]) -> str:
         about = f"| {folder.name} | {_method(config)} | {config.seed} | {last.get('env_step', 0):,} "
         lines.append(about + f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def last_values(folder: Path) -> str:
+    """The last value of each of a run's metrics and what it means, as Markdown."""
+    last = {name: value for line in read_metrics(folder) for name, value in line.items()}
+    head = [f"{folder.name}, env step {last.get('env_step', 0):,}", "", "| metric | last | meaning |", "|---|---:|---|"]
+    told = {name: meaning.replace("|", "\\|") for name, meaning in METRICS.items()}  # within a table
+    rows = [f"| `{name}` | {last[name]:.4g} | {told[name]} |" for name in METRICS if name in last]
+    return "\n".join(head + rows)
 
 
 def _colours(configs: Iterable[Config]) -> dict[str, str]:
