@@ -56,6 +56,25 @@ def test_a_run_without_evaluations_is_named(tmp_path):
         report.curve(tmp_path)
 
 
+def test_any_metric_is_drawn_for_the_runs_that_have_it(tmp_path):
+    runs = [make_run(tmp_path / "a", "model=xy"), make_run(tmp_path / "b", "model=x")]
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"env_step": 5000, "model/kl_y": 3.0}) + "\n")
+    first, second = report.draw_metrics(runs, [report.METRIC, "model/kl_y"]).axes
+    assert [len(axes.get_lines()) for axes in (first, second)] == [2, 1]
+    with pytest.raises(UserError, match=r"no metric model/kl_w; did you mean model/kl_"):
+        report.draw_metrics(runs, ["model/kl_w"])
+
+
+def test_tables_tell_the_last_value_of_each_run(tmp_path):
+    runs = [make_run(tmp_path / "a", "model=xy", returns=(1, 2, 3)), make_run(tmp_path / "b", "model=x", "seed=4")]
+    _, _, a, b = report.table(runs).splitlines()
+    assert a.split(" | ")[:6] == ["| a", "x and y (Denoised MDP, Fig. 2b)", "0", "10,000", "", "3"]
+    assert b.split(" | ")[:6] == ["| b", "x alone (Dreamer)", "4", "5,000", "", "20"]
+    told = report.last_values(runs[0])
+    assert "a, env step 10,000" in told and f"| `{report.METRIC}` | 3 | mean return" in told
+
+
 class Bandit:
     """Pays 1 minus the distance of the action from 0.5, for four steps."""
 
