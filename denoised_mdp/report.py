@@ -18,6 +18,7 @@ from denoised_mdp.metrics import METRICS
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 METRIC = "evaluate/return_mean"
@@ -115,7 +116,7 @@ def draw_metrics(folders: Sequence[Path], names: Sequence[str], *, columns: int 
     for axes in grid.flat[len(names) :]:
         axes.remove()
     figure.supxlabel("env steps (simulator frames)", fontsize=9)
-    lines = [plt.Line2D([], [], color=colour, label=method) for method, colour in colours.items()]
+    lines = [Line2D([], [], color=colour, label=method) for method, colour in colours.items()]
     figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
     plt.close(figure)
     return figure

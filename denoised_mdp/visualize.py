@@ -137,6 +137,11 @@ def strip(rows: dict[str, np.ndarray], *, columns: int = 8, labels: Sequence[str
     return sheet
 
 
+def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int) -> None:
+    """Writes `strip` as a PNG."""
+    strip(rows, columns=columns).save(path)
+
+
 def write_video(path: Path, rows: dict[str, np.ndarray], *, frames_per_second: float = 25) -> None:
     """An mp4: the rows side by side, each under its title."""
     font = ImageFont.load_default(11)

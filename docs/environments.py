@@ -8,7 +8,7 @@ import numpy as np
 
 from denoised_mdp import cli
 from denoised_mdp.evaluation import make_env
-from denoised_mdp.visualize import strip
+from denoised_mdp.visualize import write_strip
 
 STEPS = 70
 TASKS = ("cheetah_run", "walker_walk", "reacher_easy")
@@ -35,4 +35,4 @@ def episode(*overrides: str) -> np.ndarray:
 
 if __name__ == "__main__":
     rows = {title: episode(*overrides) for title, overrides in ROWS.items()}
-    strip(rows).save(Path(__file__).with_suffix(".png"))
+    write_strip(Path(__file__).with_suffix(".png"), rows, columns=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import re
 import sys
@@ -45,7 +46,7 @@ def pictures(document: Any) -> list[list[Image.Image]]:
 )
 def test_a_notebook_runs_and_shows_all_its_pictures(name, started_in):
     committed = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    fresh = nbformat.from_dict({**committed, "cells": [cell.copy() for cell in committed.cells]})
+    fresh = copy.deepcopy(committed)
     NotebookClient(fresh, timeout=240, resources={"metadata": {"path": started_in}}).execute()
     shown = pictures(fresh)
     assert sum(map(len, shown)) >= 3
@@ -92,5 +93,6 @@ def test_with_ipywidgets_there_is_a_slider_that_begins_at_the_default(displayed)
 def test_a_figure_is_shown_as_small_as_a_strip():
     figure = Figure(figsize=(4, 2))
     figure.subplots().plot([0, 1])
-    picture = Image.open(io.BytesIO(notebook.show(figure).data))
+    shown: Any = notebook.show(figure)
+    picture = Image.open(io.BytesIO(shown.data))
     assert picture.size == (340, 170) and picture.mode == "P"
