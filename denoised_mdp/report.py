@@ -113,11 +113,12 @@ def draw_metrics(folders: Sequence[Path], names: Sequence[str], *, columns: int 
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("env steps (simulator frames)", fontsize=8)
     for axes in grid.flat[len(names) :]:
         axes.remove()
-    figure.supxlabel("env steps (simulator frames)", fontsize=9)
     lines = [Line2D([], [], color=colour, label=method) for method, colour in colours.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(2, columns), frameon=False, fontsize=9)
     plt.close(figure)
     return figure
 
