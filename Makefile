@@ -1,5 +1,5 @@
 # The common commands; each is one line that also works without make.
-.PHONY: help setup test lint format hooks quickstart lock clean
+.PHONY: help setup test lint format hooks quickstart notebooks lock clean
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -21,6 +21,9 @@ hooks: ## runs the linters before each commit
 
 quickstart: ## trains, evaluates and draws the small preset
 	bash scripts/quickstart.sh
+
+notebooks: ## executes the notebooks, and keeps their pictures in them
+	.venv/bin/python scripts/notebooks.py
 
 lock: ## writes requirements.lock anew, from a fresh environment
 	bash scripts/lock.sh

@@ -356,7 +356,7 @@ class Config(Settings):
     replay: Replay
     train: Train
     evaluate: Evaluate
-    analysis: Analysis
+    analysis: Analysis = Analysis(every=None, clips=2, repeats=2)  # the files of the first runs lack it
     checkpoint: Checkpoint
     logger: Logger
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, one_line
 from denoised_mdp.latent import Factor, Latent
 from denoised_mdp.visualize import decode, infer, predict
 from denoised_mdp.world_model import WorldModel
@@ -140,6 +140,23 @@ def imagine_rows(
     return {"what happened": seen.observation[context : context + length]} | {
         f"x under {name} actions": np.asarray(decode(world_model, latents)) for name, latents in ahead.items()
     }
+
+
+def actions(name: str, recorded: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Actions [T, A] by name: as `recorded` [T, A], zero, reversed (the recorded ones, negated), or what a .npy holds.
+
+    Raises:
+        UserError: it is no such name, and no file that holds an array.
+    """
+    known = {"recorded": recorded, "zero": np.zeros_like(recorded), "reversed": -recorded}
+    if name in known:
+        return known[name]
+    if not name.endswith(".npy"):
+        raise UserError(f"imagine={name} is none of {', '.join(known)}, and no .npy file")
+    try:
+        return np.load(name, allow_pickle=False).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"imagine={name} cannot be read: {one_line(error)}") from error
 
 
 def _cut(seen: Seen, length: int) -> Seen:

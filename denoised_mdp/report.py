@@ -1,8 +1,8 @@
-"""Learning curves of several runs in one picture, and their final numbers."""
+"""Several runs beside each other: learning curves, any other metric over time, and their last numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,15 @@ import numpy as np
 
 from denoised_mdp import run_dir
 from denoised_mdp.config import Config
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, did_you_mean
 from denoised_mdp.logger import read_metrics
+from denoised_mdp.metrics import METRICS
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 
 METRIC = "evaluate/return_mean"
 LABELS = {
@@ -26,23 +30,24 @@ LABELS = {
 }
 
 
-def curve(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A run's evaluations: env steps [N] and mean returns [N].
+def curve(folder: Path, name: str = METRIC) -> tuple[np.ndarray, np.ndarray]:
+    """A metric of a run over time: env steps [N] and values [N], if it is not named the mean return of its evaluations.
 
     Raises:
-        UserError: it has none.
+        UserError: the run has none.
     """
-    rows = [(line["env_step"], line[METRIC]) for line in read_metrics(folder) if METRIC in line]
+    rows = [(line["env_step"], line[name]) for line in read_metrics(folder) if name in line]
     if not rows:
-        raise UserError(f"{folder} has no evaluations yet")
-    steps, returns = np.array(rows).T
-    return steps, returns
+        what = "no evaluations yet" if name == METRIC else f"no metric {name}{did_you_mean(name, list(METRICS))}"
+        raise UserError(f"{folder} has {what}")
+    steps, values = np.array(rows).T
+    return steps, values
 
 
-def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None, path: Path) -> dict[str, Any]:
-    """Draws every run, thin, and the mean of each model and policy learner over seeds, thick.
+def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[Figure, dict[str, Any]]:
+    """Draws every run's return, thin, and the mean of each model and policy learner over seeds, thick.
 
-    Returns the last evaluations.
+    Returns the picture and the last evaluations.
 
     baselines: what scripts/baselines.py wrote; drawn as horizontal lines.
 
@@ -58,10 +63,9 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None, path: Pat
         raise UserError("two of the runs are of the same model, policy and seed")
     if baselines is not None and baselines["task"] != next(iter(configs.values())).env.task:
         raise UserError(f"the baselines are of {baselines['task']}, not of the runs' task")
-    methods = sorted({_method(config) for config in configs.values()}, reverse=True)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     summary: dict[str, Any] = {"world": tasks.pop(), "metric": METRIC, "methods": {}}
-    for method, colour in zip(methods, plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False):
+    for method, colour in _colours(configs.values()).items():
         curves = {config.seed: curve(folder) for folder, config in configs.items() if _method(config) == method}
         for steps, returns in curves.values():
             axes.plot(steps, returns, color=colour, alpha=0.35, linewidth=1)
@@ -86,10 +90,77 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None, path: Pat
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
     plt.close(figure)
-    return summary
+    return figure, summary
+
+
+def draw_metrics(folders: Sequence[Path], names: Sequence[str], *, columns: int = 3) -> Figure:
+    """Metrics over time: a panel each, in it a line for every run that has it, in the colour of its method.
+
+    Raises:
+        UserError: a folder holds no run; none of the runs has one of the metrics.
+    """
+    configs = {folder: run_dir.load(folder) for folder in folders}
+    colours = _colours(configs.values())
+    rows = -(-len(names) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns, 3 * rows), layout="constrained", squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        having = [folder for folder in folders if any(name in line for line in read_metrics(folder))]
+        for folder in having or folders:
+            axes.plot(*curve(folder, name), color=colours[_method(configs[folder])], alpha=0.7, linewidth=1.2)
+        axes.set_title(name, fontsize=10)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("env steps (simulator frames)", fontsize=8)
+    for axes in grid.flat[len(names) :]:
+        axes.remove()
+    lines = [Line2D([], [], color=colour, label=method) for method, colour in colours.items()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(2, columns), frameon=False, fontsize=9)
+    plt.close(figure)
+    return figure
+
+
+def table(folders: Sequence[Path]) -> str:
+    """What each run is and where it has got to, as Markdown; a metric that it does not have is left empty.
+
+    Raises:
+        UserError: a folder holds no run.
+    """
+    last_of = {
+        "updates": "train/updates",
+        "return": METRIC,
+        "at least": "evaluate/return_low",
+        "at most": "evaluate/return_high",
+        "KL x": "model/kl_x",
+        "KL y": "model/kl_y",
+        "KL z": "model/kl_z",
+        "pixel error": "model/observation_mse",
+    }
+    lines = [f"| run | method | seed | env steps | {' | '.join(last_of)} |", "|---|---|" + "---:|" * (len(last_of) + 2)]
+    for folder in folders:
+        config, logged = run_dir.load(folder), read_metrics(folder)
+        last = {name: value for line in logged for name, value in line.items()}
+        cells = [f"{last[name]:,.4g}" if name in last else "" for name in last_of.values()]
+        about = f"| {folder.name} | {_method(config)} | {config.seed} | {last.get('env_step', 0):,} "
+        lines.append(about + f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def last_values(folder: Path) -> str:
+    """The last value of each of a run's metrics and what it means, as Markdown."""
+    last = {name: value for line in read_metrics(folder) for name, value in line.items()}
+    head = [f"{folder.name}, env step {last.get('env_step', 0):,}", "", "| metric | last | meaning |", "|---|---:|---|"]
+    told = {name: meaning.replace("|", "\\|") for name, meaning in METRICS.items()}  # within a table
+    rows = [f"| `{name}` | {last[name]:.4g} | {told[name]} |" for name in METRICS if name in last]
+    return "\n".join(head + rows)
+
+
+def _colours(configs: Iterable[Config]) -> dict[str, str]:
+    methods = sorted({_method(config) for config in configs}, reverse=True)
+    return dict(zip(methods, plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
 
 
 def _method(config: Config) -> str:

@@ -111,13 +111,13 @@ def write(
     """Writes `name`.png and `name`.mp4, and returns both paths. `labels`: of the moments, if they are no steps."""
     name.parent.mkdir(parents=True, exist_ok=True)
     picture, video = name.with_suffix(".png"), name.with_suffix(".mp4")
-    write_strip(picture, rows, columns=columns, labels=labels)
+    strip(rows, columns=columns, labels=labels).save(picture)
     write_video(video, rows)
     return picture, video
 
 
-def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int, labels: Sequence[str] | None = None) -> None:
-    """A PNG: one row a title, `columns` moments spread evenly over the episode, under each its label or its number."""
+def strip(rows: dict[str, np.ndarray], *, columns: int = 8, labels: Sequence[str] | None = None) -> Image.Image:
+    """One row a title, `columns` moments spread evenly over the episode, under each its label or its number."""
     length = len(next(iter(rows.values())))
     moments = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
     pictures = [[_enlarge(frames[t]) for t in moments] for frames in rows.values()]
@@ -134,7 +134,12 @@ def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int, labels
     for j, t in enumerate(moments):
         label = f"step {t}" if labels is None else str(labels[t])
         draw.text((margin + j * (size + GAP) + size // 2, len(rows) * (size + GAP) + 2), label, "black", font, "ma")
-    sheet.save(path)
+    return sheet
+
+
+def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int) -> None:
+    """Writes `strip` as a PNG."""
+    strip(rows, columns=columns).save(path)
 
 
 def write_video(path: Path, rows: dict[str, np.ndarray], *, frames_per_second: float = 25) -> None:

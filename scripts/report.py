@@ -21,7 +21,9 @@ def main() -> None:
 
     try:
         baselines = json.loads(options.baselines.read_text()) if options.baselines else None
-        summary = report.draw(options.runs, baselines, options.out)
+        figure, summary = report.draw(options.runs, baselines)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(options.out, dpi=120)
     except (UserError, OSError, json.JSONDecodeError) as error:
         parser.exit(2, f"error: {error}\n")
     numbers = options.out.with_suffix(".json")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from denoised_mdp import cli
 from denoised_mdp.config import Config, Count, Size, Text
-from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.errors import UserError
 
 if TYPE_CHECKING:
     import jax
@@ -100,27 +100,9 @@ def counterfactuals(
         yield f"walk_{options.walk}", rows, labels
     if options.imagine:
         context = options.context or min(25, len(episode.action) // 2)
-        plans = {Path(name).stem: actions(name, episode.action[context:]) for name in options.imagine}
+        recorded = episode.action[context:]
+        plans = {Path(name).stem: counterfactual.actions(name, recorded) for name in options.imagine}
         yield "imagine", counterfactual.imagine_rows(world_model, seen, plans, context, key), None
-
-
-def actions(name: str, recorded: np.ndarray) -> np.ndarray:
-    """The actions [T, A] of an option's name; `recorded` [T, A] are those of the episode.
-
-    Raises:
-        UserError: it is no such name, and no file that holds an array.
-    """
-    import numpy as np
-
-    known = {"recorded": recorded, "zero": np.zeros_like(recorded), "reversed": -recorded}
-    if name in known:
-        return known[name]
-    if not name.endswith(".npy"):
-        raise UserError(f"imagine={name} is none of {', '.join(known)}, and no .npy file")
-    try:
-        return np.load(name, allow_pickle=False).astype(np.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"imagine={name} cannot be read: {one_line(error)}") from error
 
 
 if __name__ == "__main__":

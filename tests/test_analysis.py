@@ -9,7 +9,7 @@ import pytest
 
 from denoised_mdp import cli
 from denoised_mdp.agent import Agent
-from denoised_mdp.analysis import clean_pairs, influence, pictures, report
+from denoised_mdp.analysis import clean_pairs, influence, pictures, readings, report
 from denoised_mdp.analysis.filtering import Filtered, filter_episode
 from denoised_mdp.analysis.headline import alarms, headline
 from denoised_mdp.analysis.measure import measure
@@ -298,6 +298,28 @@ def test_a_part_that_follows_the_action_is_found_out():
     recordings = plain_recordings(action, np.zeros(len(EPISODE)))
     gains = influence.action_gain(latents(x=pushed, y=drifting), recordings, REPEATS)
     assert gains["x"] > 0.3 and abs(gains["y"]) < 0.02 and "z" not in gains
+
+
+def test_readings_follow_the_truth_in_the_part_that_knows_it(truth):
+    recordings = Recordings(
+        episodes=[
+            r._replace(factors={name: values[e == EPISODE] for name, values in truth.items()})
+            for e, r in enumerate(plain_recordings(np.zeros((len(EPISODE), 1)), np.zeros(len(EPISODE))))
+        ],
+        repeats=REPEATS,
+        pairs=[],
+        kinds=KINDS,
+        periods=PERIODS,
+        about={},
+    )
+    found = readings.readings(latents(x=mixed(signal(truth), 12, 0), y=mixed(noise(truth), 12, 1)), recordings)
+    assert set(found) == {"joint", "angle", "video"}  # the clip is a class, and the reward never varies
+
+    def wrong(name, part):
+        return np.var(found[name].truth - found[name].read[part])
+
+    assert wrong("joint", "x") < 0.1 < 0.7 < wrong("joint", "y")
+    assert wrong("video", "y") < 0.1 < 0.7 < wrong("video", "x")
 
 
 def test_reward_is_explained_by_the_head_that_says_it(model, monkeypatch):

@@ -26,8 +26,8 @@ def test_curves_are_grouped_by_model_and_their_last_points_reported(tmp_path):
     ]
     task = cli.compose([]).env.task
     rows = {"task": task, "random_mean": 1.0, "best_constant_mean": 2.0}
-    summary = report.draw(runs, rows, tmp_path / "out" / "curves.png")
-    assert (tmp_path / "out" / "curves.png").stat().st_size > 0
+    figure, summary = report.draw(runs, rows)
+    assert len(figure.axes[0].get_lines()) == 3 + 2 + 2  # of runs, means and baselines
     assert summary["methods"]["x and y (Denoised MDP, Fig. 2b)"] == {
         "seed 0": {"env_step": 10_000, "return": 3.0},
         "seed 1": {"env_step": 5000, "return": 4.0},
@@ -48,13 +48,31 @@ def test_what_cannot_be_compared_is_refused(second, every, baseline, message, tm
     runs = [make_run(tmp_path / "a", "seed=0"), make_run(tmp_path / "b", *second, every=every)]
     rows = None if baseline is None else {"task": baseline, "random_mean": 1.0, "best_constant_mean": 2.0}
     with pytest.raises(UserError, match=message):
-        report.draw(runs, rows, tmp_path / "curves.png")
-    assert not (tmp_path / "curves.png").exists()
+        report.draw(runs, rows)
 
 
 def test_a_run_without_evaluations_is_named(tmp_path):
     with pytest.raises(UserError, match="no evaluations yet"):
         report.curve(tmp_path)
+
+
+def test_any_metric_is_drawn_for_the_runs_that_have_it(tmp_path):
+    runs = [make_run(tmp_path / "a", "model=xy"), make_run(tmp_path / "b", "model=x")]
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"env_step": 5000, "model/kl_y": 3.0}) + "\n")
+    first, second = report.draw_metrics(runs, [report.METRIC, "model/kl_y"]).axes
+    assert [len(axes.get_lines()) for axes in (first, second)] == [2, 1]
+    with pytest.raises(UserError, match=r"no metric model/kl_w; did you mean model/kl_"):
+        report.draw_metrics(runs, ["model/kl_w"])
+
+
+def test_tables_tell_the_last_value_of_each_run(tmp_path):
+    runs = [make_run(tmp_path / "a", "model=xy", returns=(1, 2, 3)), make_run(tmp_path / "b", "model=x", "seed=4")]
+    _, _, a, b = report.table(runs).splitlines()
+    assert a.split(" | ")[:6] == ["| a", "x and y (Denoised MDP, Fig. 2b)", "0", "10,000", "", "3"]
+    assert b.split(" | ")[:6] == ["| b", "x alone (Dreamer)", "4", "5,000", "", "20"]
+    told = report.last_values(runs[0])
+    assert "a, env step 10,000" in told and f"| `{report.METRIC}` | 3 | mean return" in told
 
 
 class Bandit:

@@ -4,6 +4,7 @@ recordings  episodes with the ground truth, under a fixed mixture of policies, i
 obtain      the same as a user asks for them, in this world's policies or a file
 filtering   recordings through a model's posterior
 probes      the leakage matrix: how well each part predicts each true factor
+readings    the matrix opened: what a probe reads, step by step, beside the truth
 headline    the matrix in three numbers; alarm: in words
 influence   what the action and the reward have to do with each part
 clean_pairs the same physics under other noise: how far does x move?

@@ -15,7 +15,7 @@ from denoised_mdp.analysis.influence import action_gain, controllability, random
 from denoised_mdp.analysis.pictures import reconstruction
 from denoised_mdp.analysis.probes import LINEAR, NONLINEAR, Matrix, leakage_matrix
 from denoised_mdp.analysis.recordings import Recordings
-from denoised_mdp.analysis.targets import targets
+from denoised_mdp.analysis.targets import Target, targets
 from denoised_mdp.envs import FACTOR_KINDS, FactorKind
 from denoised_mdp.world_model import WorldModel
 
@@ -30,15 +30,20 @@ class Factorization(NamedTuple):
     alarms: list[Alarm]
 
 
+def probed(recordings: Recordings) -> tuple[list[Target], dict[str, str]]:
+    """What of the truth in some recordings is probed, in the rows of all episodes, and what cannot be, and why."""
+    episodes = recordings.episodes
+    factors = {name: np.concatenate([recording.factors[name] for recording in episodes]) for name in recordings.kinds}
+    reward = np.concatenate([recording.reward for recording in episodes])
+    return targets(factors, recordings.kinds, recordings.periods, reward, episode_of_row(episodes))
+
+
 def probe(
     filtered: Sequence[Filtered], recordings: Recordings, *, probes: Sequence[str] = (LINEAR, NONLINEAR)
 ) -> Factorization:
     """The leakage matrix of what a model makes of some recordings, and what follows from it."""
-    episodes, kinds = recordings.episodes, recordings.kinds
-    episode = episode_of_row(episodes)
-    factors = {name: np.concatenate([recording.factors[name] for recording in episodes]) for name in kinds}
-    reward = np.concatenate([recording.reward for recording in episodes])
-    wanted, left_out = targets(factors, kinds, recordings.periods, reward, episode)
+    episode, kinds = episode_of_row(recordings.episodes), recordings.kinds
+    wanted, left_out = probed(recordings)
     matrix = leakage_matrix(part_features(filtered), wanted, episode, recordings.repeats, kinds=probes)
     kl = mean_kl(filtered)
     return Factorization(matrix, left_out, kl, headline(matrix, kinds), alarms(matrix, kinds, kl))

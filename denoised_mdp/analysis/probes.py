@@ -94,8 +94,8 @@ def leakage_matrix(
         cells: dict[str, Cell] = {target.name: {} for target in targets}
         for kind in kinds:
             inputs = columns[taken].astype(np.float32)
-            predicted = _predict(kind, inputs, targets, folds, seed)
-            baselines = _predict(kind, inputs, exchanged, folds, seed)
+            predicted = predict(kind, inputs, targets, folds, seed)
+            baselines = predict(kind, inputs, exchanged, folds, seed)
             for target, other in zip(targets, exchanged, strict=True):
                 score = _score(target, predicted[target.name], episode, weights)
                 baseline = _score(other, baselines[target.name], episode, weights).value
@@ -122,7 +122,7 @@ def _rows_of_another_episode(episode: NDArray[np.int64], rng: np.random.Generato
     return starts[given] + np.minimum(time, lengths[given] - 1)
 
 
-def _predict(
+def predict(
     kind: str,
     inputs: NDArray[np.float32],
     targets: Sequence[Target],

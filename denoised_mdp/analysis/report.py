@@ -14,6 +14,7 @@ from denoised_mdp.envs import FACTOR_KINDS
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 KINDS = {
     "controlled_rewarded": "signal: controlled, rewarded",
@@ -36,7 +37,7 @@ def write(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     paths = [folder / f"factorization.{suffix}" for suffix in ("json", "md", "png")]
     paths[0].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     paths[1].write_text(markdown(report))
-    draw(report, paths[2])
+    draw(report).savefig(paths[2], dpi=110)
     return paths
 
 
@@ -121,7 +122,7 @@ def rows_by_kind(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return sorted(report["matrix"].items(), key=lambda item: order.index(item[1]["kind"]))
 
 
-def draw(report: Mapping[str, Any], path: Path) -> None:
+def draw(report: Mapping[str, Any]) -> Figure:
     """The matrix, and beside it the three numbers and what the other measures say."""
     rows = rows_by_kind(report)
     figure = plt.figure(figsize=(13, max(6.5, 2.6 + 0.42 * len(rows))), layout="constrained")
@@ -137,8 +138,8 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         _draw_reconstruction(next(axes), report)
     told = "\n".join(alarm["text"] for alarm in report["alarms"]) or "no alarm"
     figure.suptitle(f"{report['title']}\n{told}", color="firebrick" if report["alarms"] else "black", fontsize=11)
-    figure.savefig(path, dpi=110)
     plt.close(figure)
+    return figure
 
 
 def _draw_matrix(axes: Any, report: Mapping[str, Any], rows: list[tuple[str, dict[str, Any]]]) -> None:
