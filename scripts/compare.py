@@ -1,0 +1,35 @@
+"""The factorizations of several runs side by side: python scripts/compare.py runs/a runs/b --out docs/comparison.png"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from denoised_mdp.errors import UserError
+
+
+def main() -> None:
+    """Draws the picture, and writes its numbers beside it as a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description="Draws what scripts/factorization.py found in several runs, a matrix for each model. All must have "
+        "been measured on the same recordings (data=FILE)."
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders with a factorization.json")
+    parser.add_argument("--out", type=Path, required=True, help="the PNG to write; a table goes to a .md beside it")
+    options = parser.parse_args()
+
+    from denoised_mdp.analysis import comparison
+
+    try:
+        models = comparison.read(options.runs)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        comparison.draw(models).savefig(options.out, dpi=120)
+        table = options.out.with_suffix(".md")
+        table.write_text(comparison.markdown(models))
+    except (UserError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+    print(f"{options.out}, {table}")
+
+
+if __name__ == "__main__":
+    main()
