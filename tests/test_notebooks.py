@@ -75,19 +75,25 @@ def gradient(brightness=200) -> Image.Image:
     return Image.fromarray(ramp)
 
 
+def brightest(shown: Any) -> int:
+    return int(np.asarray(Image.open(io.BytesIO(shown.data)).convert("RGB")).max())
+
+
 def test_without_ipywidgets_there_is_a_plain_picture(displayed, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     notebook.explore(gradient, brightness=(0, 255))
     (picture,) = displayed
-    assert abs(np.asarray(Image.open(io.BytesIO(picture.data)).convert("RGB")).max() - 200) < 4
+    assert brightest(picture) == pytest.approx(200, abs=3)
 
 
-def test_with_ipywidgets_there_is_a_slider_that_begins_at_the_default(displayed):
+def test_with_ipywidgets_there_is_a_slider_that_begins_at_the_default_and_draws_anew(displayed):
     pytest.importorskip("ipywidgets")
     notebook.explore(gradient, brightness=(0, 255))
     (widget,) = displayed
     (slider,) = widget.kwargs_widgets
     assert (slider.value, slider.min, slider.max) == (200, 0, 255) and not slider.continuous_update
+    slider.value = 100
+    assert brightest(widget.result) == pytest.approx(100, abs=3)
 
 
 def test_a_figure_is_shown_as_small_as_a_strip():
