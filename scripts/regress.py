@@ -75,7 +75,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
         for size in sizes:
             found = regress(encoder, data, size, schedule, key, frozen=how == "frozen")
             results[how].append(found._asdict())
-            print(f"{regression_report.TITLES[how]}, {size} rows: mse {found.mse:.5f}, {found.unexplained:.3f} untold")
+            print(f"{regression_report.TITLES[how]}, {size} rows: mse {found.mse:.3g}, {found.unexplained:.3g} untold")
     report = {
         "title": f"{config.env.task}, model={config.model.name}, seed {config.seed}, env step {int(checkpoint.name)}",
         "run_dir": options.run_dir,

@@ -45,19 +45,19 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     for i, size in enumerate(report["sizes"]):
         found = [report["results"][encoder][i] for encoder in encoders]
-        cells = [f"{r['unexplained']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in found]
+        cells = [f"{r['unexplained']:.3g} ({r['low']:.3g} to {r['high']:.3g})" for r in found]
         lines.append(f"| {size} | {' | '.join(cells)} |")
     lines += ["", f"Mean squared error, in the units of `{report['factor']}` (the paper's measure); a constant has "]
-    lines[-1] += f"{report['constant_mse']:.5f}."
+    lines[-1] += f"{report['constant_mse']:.3g}."
     lines += ["", f"| train rows | {' | '.join(TITLES[encoder] for encoder in encoders)} |"]
     lines += ["|---|" + "---|" * len(encoders)]
     for i, size in enumerate(report["sizes"]):
-        cells = [f"{report['results'][encoder][i]['mse']:.5f}" for encoder in encoders]
+        cells = [f"{report['results'][encoder][i]['mse']:.3g}" for encoder in encoders]
         lines.append(f"| {size} | {' | '.join(cells)} |")
     lines += ["", f"Each column by itself, from {report['sizes'][-1]} rows: the share that is not told.", ""]
     lines += [f"| | {' | '.join(TITLES[encoder] for encoder in encoders)} |", "|---|" + "---|" * len(encoders)]
     for j, name in enumerate(report["columns"]):
-        cells = [f"{report['results'][encoder][-1]['by_column'][j]:.3f}" for encoder in encoders]
+        cells = [f"{report['results'][encoder][-1]['by_column'][j]:.3g}" for encoder in encoders]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -79,7 +79,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     left.minorticks_off()
     right.set(xlabel="updates", title=f"on the way, from {sizes[-1]} rows")
     for axes in (left, right):
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")  # a good network is wrong by a hundredth of what a constant is
         axes.grid(alpha=0.3)
         axes.axhline(1, color="black", linestyle=":", linewidth=1)
     left.legend(frameon=False)
