@@ -109,13 +109,13 @@ sys.path[:0] = [{tests!r}]
 from environments import DOT, RENDER, SHAKING
 from denoised_mdp.envs import make_all, reset_all, step_all
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
     envs = make_all(env=DOT, render=RENDER, noise=SHAKING, seeds=[0, 1], split="train", workers=2)
     reset_all(envs, [0, 1])
-    print(*(env._worker._process.pid for env in envs), flush=True)
-    if sys.argv[1] == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
     try:
+        print(*(env._worker._process.pid for env in envs), flush=True)
+        if sys.argv[1] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         while sys.argv[1] == "interrupted":
             step_all(envs, {{0: [0.0], 1: [0.0]}})
             reset_all(envs, [0, 1])
@@ -132,10 +132,13 @@ def test_workers_end_with_their_parent_and_quietly(how, code, tmp_path):
     command, pipe = [sys.executable, str(script), how], subprocess.PIPE
     with subprocess.Popen(command, text=True, start_new_session=True, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
-        workers = [int(pid) for pid in process.stdout.readline().split()]
-        if how == "interrupted":
-            os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=200)
+        try:
+            workers = [int(pid) for pid in process.stdout.readline().split()]
+            if how == "interrupted":
+                os.killpg(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=200)
+        finally:
+            process.kill()
     assert (process.returncode, errors, len(workers)) == (code, "", 2)
     while any(alive(pid) for pid in workers):  # else the test's time limit ends it
         time.sleep(0.01)
@@ -190,10 +193,11 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
     overrides = ["size=debug", *(f"{name}={value}" for name, value in settings.items())]
     agent = Agent(cli.compose(overrides), 1)
     losses = dict.fromkeys(("model/loss", "policy/actor_loss", "policy/critic_loss"), 0.0)
-    agent.train_chunk = lambda state, batches, key: (
-        state._replace(updates=state.updates + len(batches.reward)),
-        losses,
-    )
+
+    def count(state, batches, key):
+        return state._replace(updates=state.updates + len(batches.reward)), losses
+
+    agent.train_chunk = count
     monkeypatch.setattr(loop, "Agent", lambda *_: agent)  # compiled once
     monkeypatch.setattr(loop.Run, "_evaluate", lambda self: None)
 
