@@ -210,7 +210,7 @@ def test_evaluating_and_looking_need_the_checkpoint_alone(finished, environment,
 
 
 def test_the_factorization_of_several_runs_is_measured_on_the_same_episodes(finished, environment, tmp_path):
-    data, short = tmp_path / "episodes.npz", ["episodes=2", "physics=2", "policies=[uniform,self]"]
+    data, short = tmp_path / "episodes.npz", ["clips=1", "physics=2", "policies=[uniform,self]"]
     arguments = [f"run_dir={finished}", f"data={data}"]
     output = run("factorization.py", *arguments, *short, f"out={tmp_path / 'one'}", environment=environment)
     for words in ("signal kept in x: ", "noise leaked into x: ", "signal stranded outside x: "):
