@@ -197,7 +197,7 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
     def count(state, batches, key):
         return state._replace(updates=state.updates + len(batches.reward)), losses
 
-    agent.train_chunk = count
+    monkeypatch.setattr(agent, "train_chunk", count)
     monkeypatch.setattr(loop, "Agent", lambda *_: agent)  # compiled once
     monkeypatch.setattr(loop.Run, "_evaluate", lambda self: None)
 
