@@ -374,18 +374,19 @@ def digest(env: Env) -> str:
 ELSEWHERE = """
 import sys
 import numpy as np
-from denoised_mdp.envs.render import backend
-found = {}
-if backend.works("egl"):
+path, opengl = sys.argv[1:]
+if opengl == "True":
+    from denoised_mdp.envs.render import backend
     backend.choose("egl")
     import dm_control.mujoco
 from test_envs_robodesk import digest, make
-if backend.works("egl"):
+found = {}
+if opengl == "True":
     env = make(backend="egl")
     env.reset()
     step = env.step(np.full(5, 0.5))
     found = {"observation": step.observation, "mask": env.robot_mask(), "reward": step.reward}
-np.savez(sys.argv[1], digest=digest(make()), gym=bool({"gym", "robodesk"} & sys.modules.keys()), **found)
+np.savez(path, digest=digest(make()), gym=bool({"gym", "robodesk"} & sys.modules.keys()), **found)
 """
 
 
@@ -393,7 +394,8 @@ np.savez(sys.argv[1], digest=digest(make()), gym=bool({"gym", "robodesk"} & sys.
 def elsewhere(tmp_path_factory):
     """What another process sees, also under OpenGL, where there is any: dm_control takes it up once."""
     path = tmp_path_factory.mktemp("elsewhere") / "found.npz"
-    subprocess.run([sys.executable, "-c", ELSEWHERE, str(path)], check=True, capture_output=True, cwd=HERE)
+    command = [sys.executable, "-c", ELSEWHERE, str(path), str(backend.works("egl"))]
+    subprocess.run(command, check=True, capture_output=True, cwd=HERE)
     return np.load(path)
 
 
