@@ -302,7 +302,8 @@ class Train(Settings):
     envs: Size = 1  # environments that collect side by side; the files of the first runs lack it
     workers: Count = 0  # processes that they are dealt out to; 0: none beside this one
     env_steps: Size
-    prefill: Count  # env steps of uniform random actions
+    prefill: Count  # env steps of random actions
+    prefill_policy: Literal["uniform", "mixed"] = "uniform"  # mixed: full force one way, for ten agent steps, as often
     every: Size  # env steps between blocks of updates
     updates: Size  # gradient updates in a block
     batch_size: Size  # B, sequences

@@ -22,6 +22,7 @@ from denoised_mdp.envs import Step, reset_all, step_all
 from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import evaluation_envs, rollout, summary, training_envs
 from denoised_mdp.logger import Logger
+from denoised_mdp.prefill import HOLD, PREFILLS
 from denoised_mdp.replay import Replay
 
 if TYPE_CHECKING:
@@ -175,17 +176,18 @@ class Run:
             self.logger.log(self.env_step, metrics)
 
     def _actions(self, steps: Sequence[Step]) -> np.ndarray:
-        """What to do next, [N, A]: uniform during the prefill, then what the policy explores."""
-        key = jax.random.fold_in(self.keys[COLLECT], self.env_step)
+        """What to do next, [N, A]: random during the prefill, then what the policy explores."""
         if self.env_step < self.config.train.prefill:
-            return np.asarray(jax.random.uniform(key, (len(steps), self.agent.action_size), minval=-1, maxval=1))
+            stretch = HOLD * self.config.env.action_repeat * len(steps)
+            act, shape = PREFILLS[self.config.train.prefill_policy], (len(steps), self.agent.action_size)
+            return act(self.keys[COLLECT], self.env_step, stretch, shape)
         self.memory = self.agent.act(
             self.state.world_model,
             self.state.policy.actor,
             self.memory,
             np.stack([step.observation for step in steps]),
             np.array([step.is_first for step in steps]),
-            key,
+            jax.random.fold_in(self.keys[COLLECT], self.env_step),
             explore=True,
         )
         return np.asarray(self.memory.action)
