@@ -5,8 +5,9 @@ Shapes: H = horizon, N = imagined roll-outs, A = action.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from denoised_mdp.world_model import Batch, WorldModel
 MEAN_SCALE = 5.0
 INITIAL_STDDEV = 5.0
 MIN_STDDEV = 1e-4
+ROLLOUTS_IN_CACHE = 500  # of a CPU, with layers as wide as the paper's
 
 
 class Actor(nnx.Module):
@@ -81,6 +83,26 @@ def dream(actor: Actor, world_model: WorldModel, x: Factor, action_noise: jax.Ar
     return jax.lax.scan(body, x, (action_noise, state_noise))[1]
 
 
+def _mean_over_parts(function: Callable[..., Any], arrays: tuple[Any, ...], axes: tuple[int, ...]) -> Any:
+    """The mean of a function over equal parts of the N roll-outs, which lie along `axes` of `arrays`.
+
+    What is a mean over roll-outs is so computed exactly. Only a CPU has several parts: they stay in its cache.
+    """
+    count = jax.tree.leaves(arrays[0])[0].shape[axes[0]]
+    part = max(n for n in range(1, min(count, ROLLOUTS_IN_CACHE) + 1) if count % n == 0)
+    if jax.default_backend() != "cpu" or 4 * part < ROLLOUTS_IN_CACHE or part == count:
+        return function(*arrays)
+
+    def cut(array: jax.Array, axis: int) -> jax.Array:
+        parts = array.reshape(*array.shape[:axis], count // part, part, *array.shape[axis + 1 :])
+        return jnp.moveaxis(parts, axis, 0)
+
+    parts = tuple(jax.tree.map(lambda v, i=i: cut(v, i), tree) for tree, i in zip(arrays, axes, strict=True))
+    nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(function, *arrays))
+    total, _ = jax.lax.scan(lambda total, some: (jax.tree.map(jnp.add, total, function(*some)), None), nothing, parts)
+    return jax.tree.map(lambda v: v * (part / count), total)
+
+
 class ActorCritic(NamedTuple):
     """What is learned, and its optimisers' moments."""
 
@@ -124,14 +146,17 @@ class DynamicsLearner:
         action_noise = jax.random.normal(action_key, (self.horizon, count, action_size))
         state_noise = jax.random.normal(state_key, (self.horizon, count, starts.state.shape[-1]))
 
-        gradients, (dreamt, returns, weights, metrics) = jax.grad(self.actor_loss, has_aux=True)(
-            state.actor, state.critic, world_model, starts, action_noise, state_noise
-        )
-        actor, actor_moments, actor_norm = self.actor_optimizer.step(state.actor, gradients, state.actor_moments)
+        def gradients(starts, action_noise, state_noise):
+            of_actor, (dreamt, returns, weights, metrics) = jax.grad(self.actor_loss, has_aux=True)(
+                state.actor, state.critic, world_model, starts, action_noise, state_noise
+            )
+            critic_loss, of_critic = jax.value_and_grad(self.critic_loss)(state.critic, dreamt.x, returns, weights)
+            return of_actor, of_critic, metrics | {"critic_loss": critic_loss}
 
-        critic_loss, gradients = jax.value_and_grad(self.critic_loss)(state.critic, dreamt.x, returns, weights)
-        critic, critic_moments, critic_norm = self.critic_optimizer.step(state.critic, gradients, state.critic_moments)
-        metrics |= {"critic_loss": critic_loss, "actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}
+        of_actor, of_critic, metrics = _mean_over_parts(gradients, (starts, action_noise, state_noise), (0, 1, 1))
+        actor, actor_moments, actor_norm = self.actor_optimizer.step(state.actor, of_actor, state.actor_moments)
+        critic, critic_moments, critic_norm = self.critic_optimizer.step(state.critic, of_critic, state.critic_moments)
+        metrics |= {"actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}
         return ActorCritic(actor, critic, actor_moments, critic_moments), metrics
 
     def actor_loss(self, actor, critic, world_model, starts, action_noise, state_noise):
@@ -156,5 +181,5 @@ class DynamicsLearner:
 
     def critic_loss(self, critic, x, returns, weights):
         """-log N(return | value, 1) of each imagined state but the last, weighted as in the actor's loss."""
-        values = critic(x.features[:-1])[..., 0]
+        values = critic(x.features)[:-1, ..., 0]  # of the last too: so XLA finds in it what the actor's loss computes
         return jnp.mean(weights * (0.5 * (values - returns) ** 2 + HALF_LOG_2PI))

@@ -15,7 +15,7 @@ from denoised_mdp import tia
 from denoised_mdp.actor_critic import DynamicsLearner
 from denoised_mdp.config import Config, Model, Policy, TIAModel
 from denoised_mdp.latent import Factor, Latent, zeros
-from denoised_mdp.nets import MLP, ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder
+from denoised_mdp.nets import MLP, ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder, set_precision
 from denoised_mdp.optimizer import Adam
 from denoised_mdp.sac import SACLearner
 from denoised_mdp.transition import Transition
@@ -204,7 +204,10 @@ class Agent:
         model = self.config.model
         world_model = new_world_model(model, self.config.env.image_size, self.action_size, rngs)
         policy = self.learner.init(model.x.belief + model.x.state, self.action_size, rngs)
-        return TrainState(world_model, self.model_learner.init(world_model), policy, jnp.zeros((), jnp.int32))
+        moments = self.model_learner.init(world_model)
+        state = TrainState(world_model, moments, policy, jnp.zeros((), jnp.int32))
+        set_precision(state, self.config.precision)
+        return state
 
     def train_step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update of the world model on a batch [T, B], then one of the policy from the same latents."""

@@ -283,6 +283,7 @@ class SACPolicy(Learner):
     target_entropy: Annotated[float, Field(le=0.69)]  # nats per dimension of the action; 0.69, or log 2, is uniform
 
 
+Precision = Literal["float32", "bfloat16"]
 Policy = Annotated[DynamicsPolicy | SACPolicy, Field(discriminator="name")]
 
 
@@ -348,6 +349,7 @@ class Config(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
     run_dir: Text
+    precision: Precision = "float32"  # of matrix products and convolutions; the files of the first runs lack it
     env: Env
     render: Render
     noise: Noise

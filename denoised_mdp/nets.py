@@ -8,14 +8,17 @@ Shapes: B = any leading axes; images are [B, H, W, 3], float, centred on zero.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from denoised_mdp.convolutions import conv, conv_transpose
 from denoised_mdp.distributions import Normal
 
 Initializer = Callable[..., jax.Array]
@@ -31,6 +34,42 @@ def uniform(fan_in: int) -> Initializer:
     return init
 
 
+def product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
+    """a @ b of float32 matrices, in float32; with precision=bfloat16 of rounded ones, and so are its gradients."""
+    return a @ b if precision == "float32" else _rounded_product(a, b, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rounded_product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
+    return jnp.matmul(a.astype(precision), b.astype(precision), preferred_element_type=jnp.float32)
+
+
+def _rounded_product_forward(a, b, precision):
+    a, b = a.astype(precision), b.astype(precision)
+    return _rounded_product(a, b, precision), (a, b)
+
+
+def _rounded_product_backward(precision, saved, gradient):
+    a, b = saved
+    return _rounded_product(gradient, b.T, precision), _rounded_product(a.T, gradient, precision)
+
+
+_rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)
+
+
+def set_precision(modules: Any, precision: str) -> None:
+    """Has every layer in a pytree of modules take its products in `precision`: float32, or bfloat16.
+
+    To be called once, where the modules are made. Parameters stay float32, and so does what is between the layers but
+    for the pictures inside a stack of convolutions.
+    """
+    for module in jax.tree.leaves(modules, is_leaf=lambda node: isinstance(node, nnx.Module)):
+        if isinstance(module, nnx.Module):
+            for _, layer in nnx.iter_modules(module):
+                if isinstance(layer, Linear | ConvEncoder | ConvDecoder):
+                    layer.precision = precision
+
+
 class Linear(nnx.Module):
     """[B, inputs] -> [B, outputs]. `fan_in` counts inputs that arrive through another layer of the same sum.
 
@@ -38,13 +77,14 @@ class Linear(nnx.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, *, fan_in: int | None = None, use_bias: bool = True):
+        self.precision = "float32"
         init = uniform(inputs if fan_in is None else fan_in)
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs)))
         self.bias = nnx.Param(init(rngs.params(), (outputs,))) if use_bias else None
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         batch = inputs.shape[:-1]
-        outputs = inputs.reshape(math.prod(batch), inputs.shape[-1]) @ self.kernel[...]
+        outputs = product(inputs.reshape(math.prod(batch), inputs.shape[-1]), self.kernel[...], self.precision)
         if self.bias is not None:
             outputs = outputs + self.bias[...][None]
         return outputs.reshape(*batch, outputs.shape[-1])
@@ -102,67 +142,57 @@ CONV_DECODER = {  # the paper's Table 4 misprints the 96-pixel decoder's first l
 LAST = (6, 2)  # kernel, stride of the decoder's last layer
 
 
+class Conv(nnx.Module):
+    """Parameters of a convolution: kernel [k, k, C, O], bias [O]. `fan_in` decides how they start."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, rngs: nnx.Rngs, *, fan_in: int):
+        init = uniform(fan_in)
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, inputs, outputs)))
+        self.bias = nnx.Param(init(rngs.params(), (outputs,)))
+
+
 class ConvEncoder(nnx.Module):
     """Images [B, H, W, 3] -> embeddings [B, E]: strided convolutions without padding, then one linear layer."""
 
     def __init__(self, image_size: int, features: int, embedding: int, rngs: nnx.Rngs):
+        self.precision = "float32"
         layers, channels, size = [], 3, image_size
+        self.strides = tuple(stride for _, _, stride in CONV_ENCODER[image_size])
         for width, kernel, stride in CONV_ENCODER[image_size]:
-            init = uniform(channels * kernel * kernel)
-            layers.append(
-                nnx.Conv(
-                    channels,
-                    width * features,
-                    (kernel, kernel),
-                    strides=stride,
-                    padding="VALID",
-                    kernel_init=init,
-                    bias_init=init,
-                    rngs=rngs,
-                )
-            )
+            layers.append(Conv(channels, width * features, kernel, rngs, fan_in=channels * kernel * kernel))
             channels, size = width * features, (size - kernel) // stride + 1
         self.layers = nnx.List(layers)
         self.output = Linear(size * size * channels, embedding, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        hidden = images.reshape(-1, *images.shape[-3:])
-        for layer in self.layers:
-            hidden = jax.nn.relu(layer(hidden))
-        return self.output(hidden.reshape(*images.shape[:-3], -1))
+        hidden = images.reshape(-1, *images.shape[-3:]).astype(self.precision)
+        for layer, stride in zip(self.layers, self.strides, strict=True):
+            hidden = conv(hidden, layer.kernel[...], layer.bias[...], stride, relu=True)
+        return self.output(hidden.reshape(*images.shape[:-3], -1).astype(images.dtype))
 
 
 class ConvDecoder(nnx.Module):
     """Latent features [B, L] -> image means [B, H, W, C]: one linear layer, then transposed convolutions."""
 
     def __init__(self, image_size: int, inputs: int, hidden: int, features: int, rngs: nnx.Rngs, *, colours: int = 3):
+        self.precision = "float32"
         self.input = Linear(inputs, hidden, rngs)
         layers, channels = [], hidden
         shapes = [(width * features, kernel, stride) for width, kernel, stride in CONV_DECODER[image_size]]
-        for outputs, kernel, stride in [*shapes, (colours, *LAST)]:
-            init = uniform(outputs * kernel * kernel)  # PyTorch counts a transposed convolution's outputs
-            layers.append(
-                nnx.ConvTranspose(
-                    channels,
-                    outputs,
-                    (kernel, kernel),
-                    strides=stride,
-                    padding="VALID",
-                    kernel_init=init,
-                    bias_init=init,
-                    rngs=rngs,
-                )
-            )
+        shapes.append((colours, *LAST))
+        self.strides = tuple(stride for _, _, stride in shapes)
+        for outputs, kernel, _ in shapes:
+            # PyTorch counts a transposed convolution's outputs
+            layers.append(Conv(channels, outputs, kernel, rngs, fan_in=outputs * kernel * kernel))
             channels = outputs
         self.layers = nnx.List(layers)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         hidden = jax.nn.relu(self.input(inputs))
-        hidden = hidden.reshape(-1, 1, 1, hidden.shape[-1])
-        for layer in self.layers[:-1]:
-            hidden = jax.nn.relu(layer(hidden))
-        images = self.layers[-1](hidden)
-        return images.reshape(*inputs.shape[:-1], *images.shape[1:])
+        hidden = hidden.reshape(-1, 1, 1, hidden.shape[-1]).astype(self.precision)
+        for i, (layer, stride) in enumerate(zip(self.layers, self.strides, strict=True)):
+            hidden = conv_transpose(hidden, layer.kernel[...], layer.bias[...], stride, relu=i < len(self.strides) - 1)
+        return hidden.reshape(*inputs.shape[:-1], *hidden.shape[1:]).astype(inputs.dtype)
 
 
 def to_patches(images: jax.Array, size: int) -> jax.Array:

@@ -1,0 +1,139 @@
+"""A run in little, with a watch on each part: how much of the time it works, and so how much it waits."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from denoised_mdp import loop
+from denoised_mdp.benchmarks import machine
+from denoised_mdp.benchmarks.table import Row
+from denoised_mdp.config import Config
+
+PARTS = {
+    "environment": "simulating and rendering, of all environments together",
+    "acting": "encoding, filtering, choosing actions",
+    "write": "into the replay",
+    "sample": "out of the replay",
+    "learn": "updates of model and policy, from their dispatch until their metrics are there",
+}
+Interval = tuple[float, float]
+
+
+class Watch:
+    """When each part was at work. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.intervals: dict[str, list[Interval]] = defaultdict(list)
+        self._lock = threading.Lock()
+        self._waiter = ThreadPoolExecutor(1)
+        self._unwatched: list[tuple[Any, str, Any]] = []
+
+    def on(self, holder: Any, name: str, part: str) -> None:
+        """Watches a method from now on; it returns as soon as it always did."""
+        self._replace(holder, name, self._watched(getattr(holder, name), part, wait=False))
+
+    def on_dispatch(self, holder: Any, name: str, part: str) -> None:
+        """Watches a jitted function until its last result is there, from another thread: the caller does not wait."""
+        self._replace(holder, name, self._watched(getattr(holder, name), part, wait=True))
+
+    def close(self) -> None:
+        """Waits until the last result is there, and watches no more."""
+        self._waiter.shutdown()
+        for holder, name, function in self._unwatched:
+            setattr(holder, name, function)
+
+    def _replace(self, holder: Any, name: str, watched: Callable[..., Any]) -> None:
+        self._unwatched.append((holder, name, getattr(holder, name)))
+        setattr(holder, name, watched)
+
+    def _watched(self, function: Callable[..., Any], part: str, *, wait: bool) -> Callable[..., Any]:
+        def watched(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*arguments, **options)
+            if wait:
+                # Not the first of a chunk's results: it is the state, which the next chunk is given for good.
+                self._waiter.submit(lambda: (jax.block_until_ready(result[-1]), self._note(part, started)))
+            else:
+                self._note(part, started)
+            return result
+
+        return watched
+
+    def _note(self, part: str, started: float) -> None:
+        with self._lock:
+            self.intervals[part].append((started, time.perf_counter()))
+
+
+def measure(config: Config, *, blocks: int) -> list[Row]:
+    """A run of an episode of prefill for each environment, then `blocks` + 1 blocks of updates.
+
+    What happens until the first call of `train_chunk` is done, which compiles it, is left out.
+    """
+    with tempfile.TemporaryDirectory(prefix="denoised-mdp-pipeline-") as folder:
+        run = loop.Run(_short(config, Path(folder) / "run", blocks))
+        watch = Watch()
+        watch.on(loop, "reset_all", "environment")
+        watch.on(loop, "step_all", "environment")
+        watch.on(run.agent, "act", "acting")
+        watch.on(run.replay, "add", "write")
+        watch.on(run.replay, "sample", "sample")
+        watch.on_dispatch(run.agent, "train_chunk", "learn")
+        run.evaluated_at = 0  # no evaluation before the first step
+        try:
+            run.train()
+        finally:
+            watch.close()
+            run.close()
+    started = watch.intervals["learn"][0][1]
+    ended = watch.intervals["learn"][-1][1]
+    wall = ended - started
+    busy = {part: _covered(watch.intervals[part], started, ended) / wall for part in PARTS}
+    updates = config.train.updates * blocks
+    rows = [Row("time", wall, "s", f"{blocks} blocks of {config.train.updates} updates; no evaluation, no checkpoint")]
+    for part, meaning in PARTS.items():
+        rows.append(Row(f"{part}_works", 100 * busy[part], "%", meaning))
+        rows.append(Row(f"{part}_waits", 100 * (1 - busy[part]), "%"))
+    everything = [interval for part in PARTS for interval in watch.intervals[part]]
+    rows += [
+        Row("none_works", 100 * (1 - _covered(everything, started, ended) / wall), "%", "what lies in between"),
+        Row("env_steps", config.train.every * blocks / wall, "env steps/s"),
+        Row("updates", updates / wall, "updates/s"),
+        machine.resident(),
+        machine.on_device(),
+    ]
+    return rows
+
+
+def _short(config: Config, folder: Path, blocks: int) -> Config:
+    """The same run without evaluation, checkpoints and logging, just long enough."""
+    episodes = config.train.envs * config.env.episode_frames
+    prefill = -(-episodes // config.train.every) * config.train.every
+    env_steps = prefill + blocks * config.train.every
+    never = 10 * env_steps
+    changes = {
+        "run_dir": str(folder),
+        "train": config.train.model_copy(update={"prefill": prefill, "env_steps": env_steps}),
+        "evaluate": config.evaluate.model_copy(update={"every": never, "video_every": never, "episodes": 1}),
+        "checkpoint": config.checkpoint.model_copy(update={"every": never}),
+        "logger": config.logger.model_copy(update={"tensorboard": False, "wandb": "disabled", "progress": False}),
+    }
+    return config.model_copy(update=changes)
+
+
+def _covered(intervals: Sequence[Interval], started: float, ended: float) -> float:
+    """Seconds of [started, ended] that lie in at least one interval."""
+    total, reached = 0.0, started
+    for begin, end in sorted(intervals):
+        begin, end = max(begin, reached), min(end, ended)
+        if end > begin:
+            total, reached = total + end - begin, end
+    return total

@@ -1,0 +1,85 @@
+"""What things cost on this machine: python scripts/benchmark.py update size=paper precision=float32"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from denoised_mdp.errors import UserError
+
+PARTS = ("update", "env", "replay", "acting", "pipeline")
+
+
+def main() -> None:
+    """Prints a table for each part, and writes the numbers as JSON if asked to."""
+    parser = argparse.ArgumentParser(
+        description="Measures what the parts of training cost on this machine, and tells how busy it is otherwise.",
+        epilog="example: benchmark.py update acting size=paper precision=bfloat16 --out benchmark.json",
+    )
+    parser.add_argument("parts", nargs="+", metavar="PART", help=f"{' '.join(PARTS)}, or all; and settings, key=value")
+    parser.add_argument("--repeats", type=_at_least(1), default=5, help="of everything that is timed (default 5)")
+    parser.add_argument("--chunk", type=_at_least(1), default=1, help="updates per call of train_chunk (default 1)")
+    parser.add_argument("--actions", type=_at_least(1), default=6, help="of the agent, but in pipeline (default 6)")
+    parser.add_argument("--rows", type=_at_least(1000), default=20_000, help="steps in the replay (default 20,000)")
+    parser.add_argument("--steps", type=_at_least(1), default=200, help="agent steps in env (default 200)")
+    parser.add_argument("--blocks", type=_at_least(1), default=2, help="of updates in pipeline (default 2)")
+    parser.add_argument("--out", type=Path, help="a JSON file to write")
+    options = parser.parse_args()
+    try:
+        measure(options)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def measure(options: argparse.Namespace) -> None:
+    """All the parts asked for, each printed as soon as it is done.
+
+    Raises:
+        UserError: there is no such part, or a setting is wrong.
+    """
+    settings = [text for text in options.parts if "=" in text]
+    wanted = [text for text in options.parts if "=" not in text] or ["all"]
+    for name in wanted:
+        if name not in (*PARTS, "all"):
+            raise UserError(f"{name}: there is no such part, only {', '.join(PARTS)} and all")
+    from denoised_mdp import cli
+
+    config = cli.compose(settings)
+
+    from denoised_mdp.benchmarks import acting, env, machine, pipeline, replay, table, update
+
+    agent = {"action_size": options.actions, "repeats": options.repeats}
+    measures: dict[str, Callable[[], list[table.Row]]] = {
+        "env": lambda: env.measure(config, steps=options.steps),  # first: what it finds decides on OpenGL
+        "update": lambda: (
+            update.measure(config, chunk=options.chunk, **agent) + update.transfer(config, chunk=options.chunk, **agent)
+        ),
+        "acting": lambda: acting.measure(config, **agent),
+        "replay": lambda: replay.measure(config, rows=options.rows, **agent),
+        "pipeline": lambda: pipeline.measure(config, blocks=options.blocks),
+    }
+    found = {"machine": machine.describe()}
+    print(table.render("machine", found["machine"]), flush=True)
+    for name, function in measures.items():
+        if name in wanted or "all" in wanted:
+            found[name] = function()
+            print("\n" + table.render(f"{name} {' '.join(settings)}", found[name]), flush=True)
+            if options.out is not None:  # after each part: the next may take long
+                report = {part: table.as_json(rows) for part, rows in found.items()}
+                options.out.write_text(json.dumps(report | {"settings": config.model_dump()}, indent=1) + "\n")
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    main()
