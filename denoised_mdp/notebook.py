@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from IPython.display import Image as Shown
     from matplotlib.figure import Figure
 
-COLOURS = 96  # so few make a picture a quarter of its size, which a notebook keeps in its file, and are hardly seen
+COLOURS = 128  # so few make a picture a quarter of its size, which a notebook keeps in its file, and are hardly seen
 
 
 def show(picture: Image.Image | Figure) -> Shown:
@@ -25,7 +25,7 @@ def show(picture: Image.Image | Figure) -> Shown:
         picture.savefig(drawn, dpi=85)
         picture = Image.open(drawn).convert("RGB")
     png = BytesIO()
-    picture.quantize(COLOURS).save(png, "PNG", optimize=True)
+    picture.quantize(COLOURS, kmeans=3).save(png, "PNG", optimize=True)
     return Shown(png.getvalue())
 
 
