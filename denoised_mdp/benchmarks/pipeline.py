@@ -79,20 +79,21 @@ def measure(config: Config, *, blocks: int) -> list[Row]:
     What happens until the first call of `train_chunk` is done, which compiles it, is left out.
     """
     with tempfile.TemporaryDirectory(prefix="denoised-mdp-pipeline-") as folder:
-        run = loop.Run(_short(config, Path(folder) / "run", blocks))
+        training = loop.Training(_short(config, Path(folder) / "run", blocks))
         watch = Watch()
         watch.on(loop, "reset_all", "environment")
         watch.on(loop, "step_all", "environment")
+        (run,) = training.runs
         watch.on(run.agent, "act", "acting")
         watch.on(run.replay, "add", "write")
         watch.on(run.replay, "sample", "sample")
         watch.on_dispatch(run.agent, "train_chunk", "learn")
         run.evaluated_at = 0  # no evaluation before the first step
         try:
-            run.train()
+            training.train()
         finally:
             watch.close()
-            run.close()
+            training.close()
     started = watch.intervals["learn"][0][1]
     ended = watch.intervals["learn"][-1][1]
     wall = ended - started
