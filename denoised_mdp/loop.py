@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from denoised_mdp.logger import Logger
 from denoised_mdp.prefill import HOLD, PREFILLS
 from denoised_mdp.progress import SHOWN, ProgressLine, Speed
 from denoised_mdp.replay import Batch, Replay
-from denoised_mdp.seeds import Keys, Mind, Single, Together
+from denoised_mdp.seeds import InTurn, Keys, Metrics, Mind, Together, agents_of
 
 if TYPE_CHECKING:
     from denoised_mdp.analysis.monitor import Monitor
@@ -110,7 +111,7 @@ def _level(configs: Sequence[Config]) -> None:
 class Training:
     """The loop, for runs that differ by their seed alone and so do everything at the same env steps."""
 
-    agents: Single | Together  # from `train` on
+    agents: InTurn | Together  # from `train` on
 
     def __init__(self, *configs: Config):
         self.config = configs[0]  # that of all, but for seed and run_dir
@@ -130,7 +131,7 @@ class Training:
         """Goes on to the end, or to a signal, and leaves a checkpoint of every run in either case."""
         minds = [run.restore() for run in self.runs]
         keys = [Keys(learn=run.keys[LEARN], collect=run.keys[COLLECT]) for run in self.runs]
-        self.agents = Single(self.agent, minds[0], keys[0]) if len(minds) == 1 else Together(self.agent, minds, keys)
+        self.agents = agents_of(self.agent, minds, keys)
         del minds  # else they are held to the end
         with self._signals(), ExitStack() as opened:
             for run in self.runs:
@@ -181,7 +182,7 @@ class Training:
     def _actions(self) -> np.ndarray:
         """What to do next in all environments, [S * N, A]: random during the prefill, then what the policy explores."""
         if self.env_step < self.config.train.prefill:
-            return np.concatenate([run.random_actions(self.agent.action_size) for run in self.runs])
+            return np.concatenate([run.random_actions() for run in self.runs])
         steps = [[step for step in run.steps if step is not None] for run in self.runs]
         observation = np.stack([[step.observation for step in of_run] for of_run in steps])
         is_first = np.array([[step.is_first for step in of_run] for of_run in steps])
@@ -191,17 +192,16 @@ class Training:
     def _learn(self) -> None:
         """All updates that are owed, in equal chunks: one of another length would compile anew."""
         started, before = time.monotonic(), [run.updates for run in self.runs]
-        found: list[list[tuple[int, dict[str, jax.Array]]]] = [[] for _ in self.runs]
+        found: list[list[Metrics]] = [[] for _ in self.runs]
         while self.stop_signal is None and (owed := self._owed()):
             updates = min(self._chunk(), *owed.values())
-            metrics = self.agents.train_chunk({i: self.runs[i].sample(updates) for i in owed})
-            for place, i in enumerate(owed):
+            samples = {i: partial(self.runs[i].sample, updates) for i in owed}
+            for i, metrics in self.agents.train_chunk(samples).items():
                 self.runs[i].updates += updates
-                found[i].append((place, metrics))
+                found[i].append(metrics)
         for run, chunks, first in zip(self.runs, found, before, strict=True):
             if chunks:
-                names = chunks[0][1]
-                means = {name: float(np.mean([np.ravel(m[name])[place] for place, m in chunks])) for name in names}
+                means = {name: float(np.mean([metrics[name] for metrics in chunks])) for name in chunks[0]}
                 run.log_updates(means, per_second=(run.updates - first) / (time.monotonic() - started))
 
     def _owed(self) -> dict[int, int]:
@@ -210,11 +210,10 @@ class Training:
         return {i: updates for i, updates in owed.items() if updates}
 
     def _chunk(self) -> int:
-        """So many updates at a time, a divisor of `train.updates`, that the batches of all fit `replay.memory_mb`."""
-        train, seeds = self.config.train, len(self.runs)
-        copies = 2 * seeds if seeds > 1 else 1  # each by itself, and side by side
-        batch_bytes = copies * train.batch_size * train.batch_length * self.runs[0].replay.dtype.itemsize
-        fits = max(1, self.config.replay.memory_mb * 2**20 // batch_bytes)
+        """So many updates at a time, a divisor of `train.updates`, that their batches fit `replay.memory_mb`."""
+        train = self.config.train
+        batch_bytes = train.batch_size * train.batch_length * self.runs[0].replay.dtype.itemsize
+        fits = max(1, self.config.replay.memory_mb * 2**20 // (self.agents.batches_held * batch_bytes))
         return max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
 
     def _evaluate(self) -> None:

@@ -1,4 +1,4 @@
-"""The agents of a training: one as it is, or those of several seeds in one program.
+"""The agents of the seeds that are trained together: one after another, or side by side in one program.
 
 Shapes: S = seeds, N = environments of each; all other letters are those of `agent`.
 """
@@ -17,6 +17,8 @@ from denoised_mdp.agent import ActingState, Agent, TrainState
 from denoised_mdp.replay import Batch
 
 Tree = TypeVar("Tree")
+Metrics = dict[str, jax.Array]
+Samples = Mapping[int, Callable[[], Batch]]  # by seed, what draws its next batches [K, T, B]
 
 
 class Mind(NamedTuple):
@@ -33,84 +35,96 @@ class Keys(NamedTuple):
     collect: jax.Array
 
 
-class Single:
-    """One agent."""
+class InTurn:
+    """One agent, or several, each of which takes its turn with the programs of a single run."""
 
-    def __init__(self, agent: Agent, mind: Mind, keys: Keys):
-        self._agent, self._mind, self._keys = agent, mind, keys
+    batches_held = 1  # in memory at a time
+
+    def __init__(self, agent: Agent, minds: Sequence[Mind], keys: Sequence[Keys]):
+        self._agent, self._minds, self._keys = agent, list(minds), keys
 
     def __getitem__(self, seed: int) -> Mind:
-        return self._mind
+        return self._minds[seed]
 
-    def train_chunk(self, batches: Mapping[int, Batch]) -> dict[str, jax.Array]:
-        """Updates on batches [K, T, B]; returns their mean metrics [], which may still be on their way."""
-        (batch,) = batches.values()
-        state, metrics = self._agent.train_chunk(self._mind.state, batch, self._keys.learn)
-        self._mind = self._mind._replace(state=state)
-        return metrics
+    def train_chunk(self, samples: Samples) -> dict[int, Metrics]:
+        """K updates of these seeds. Their mean metrics [] may still be on their way."""
+        found = {}
+        for seed, sample in samples.items():
+            mind = self._minds[seed]
+            state, found[seed] = self._agent.train_chunk(mind.state, sample(), self._keys[seed].learn)
+            self._minds[seed] = mind._replace(state=state)
+        return found
 
     def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
-        """Explores: observations [1, N, H, W, 3] uint8 and is_first [1, N] -> actions [1, N, A]."""
-        state, memory = self._mind
-        key = jax.random.fold_in(self._keys.collect, env_step)
-        memory = self._agent.act(
-            state.world_model, state.policy.actor, memory, observation[0], is_first[0], key, explore=True
-        )
-        self._mind = Mind(state, memory)
-        return np.asarray(memory.action)[None]
+        """Explores: observations [S, N, H, W, 3] uint8 and is_first [S, N] -> actions [S, N, A]."""
+        for seed, (state, memory) in enumerate(self._minds):
+            key = jax.random.fold_in(self._keys[seed].collect, env_step)
+            memory = self._agent.act(
+                state.world_model, state.policy.actor, memory, observation[seed], is_first[seed], key, explore=True
+            )
+            self._minds[seed] = Mind(state, memory)
+        return np.stack([mind.memory.action for mind in self._minds])
 
 
 class Together:
-    """The agents of S seeds as one: all that is theirs lies on a first axis, over which the functions are mapped.
+    """The agents of S seeds as one: all that is theirs lies on a first axis, over which the programs are mapped.
 
-    On a GPU they are computed side by side, and sums may be added up in another order than in a single run. A CPU has
-    no room to spare: there they come one after another, in the memory of one, and each is its single run bit by bit.
+    Sums may be added up in another order than in a single run; but for that noise each seed is its single run.
     """
 
-    def __init__(self, agent: Agent, minds: Sequence[Mind], keys: Sequence[Keys], *, side_by_side: bool | None = None):
-        """`side_by_side`: None leaves it to the device."""
+    def __init__(self, agent: Agent, minds: Sequence[Mind], keys: Sequence[Keys]):
         self._agent, self._seeds = agent, len(minds)
         self._minds: Mind = _stack(minds)
         self._keys: Keys = _stack(keys)
-        if side_by_side is None:
-            side_by_side = jax.default_backend() != "cpu"
-        mapped = jax.vmap if side_by_side else _one_after_another
-        self._train_chunk = jax.jit(mapped(agent.train_chunk), donate_argnums=0)
-        self._act = jax.jit(mapped(functools.partial(agent.act, explore=True)))
+        self._train_chunk = jax.jit(self._mapped_train_chunk, donate_argnums=0)
+        self._act = jax.jit(self._mapped_act)
+        self.batches_held = 2 * self._seeds  # each by itself, and all on one axis
 
     def __getitem__(self, seed: int) -> Mind:
         return _pick(self._minds, seed)
 
-    def train_chunk(self, batches: Mapping[int, Batch]) -> dict[str, jax.Array]:
-        """Updates of the seeds that there are batches [K, T, B] for; returns their mean metrics, one for each of them.
-
-        All at once if there are batches for all. Else, as where one seed's first episode ended early, each by itself.
-        """
-        if len(batches) < self._seeds:
-            return _stack([self._train_alone(seed, batch) for seed, batch in batches.items()])
-        stacked = jax.tree.map(lambda *parts: np.stack(parts), *batches.values())
-        state, metrics = self._train_chunk(self._minds.state, stacked, self._keys.learn)
+    def train_chunk(self, samples: Samples) -> dict[int, Metrics]:
+        """As in turn. If not all seeds are there, as where one's first episode ended early, they do take turns."""
+        if len(samples) < self._seeds:
+            return {seed: self._train_alone(seed, sample()) for seed, sample in samples.items()}
+        batches = jax.tree.map(lambda *parts: np.stack(parts), *(sample() for sample in samples.values()))
+        state, metrics = self._train_chunk(self._minds.state, batches, self._keys.learn)
         self._minds = self._minds._replace(state=state)
-        return metrics
+        return dict(zip(samples, metrics, strict=True))
 
     def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
         """Explores: observations [S, N, H, W, 3] uint8 and is_first [S, N] -> actions [S, N, A]."""
         state, memory = self._minds
-        keys = _fold_in(self._keys.collect, env_step)
-        memory = self._act(state.world_model, state.policy.actor, memory, observation, is_first, keys)
+        seen = (observation, is_first, self._keys.collect, env_step)
+        memory = self._act(state.world_model, state.policy.actor, memory, *seen)
         self._minds = Mind(state, memory)
         return np.asarray(memory.action)
 
-    def _train_alone(self, seed: int, batch: Batch) -> dict[str, jax.Array]:
-        state, metrics = self._agent.train_chunk(self[seed].state, batch, self._keys.learn[seed])
+    def _mapped_train_chunk(self, states: TrainState, batches: Batch, keys: jax.Array):
+        states, metrics = jax.vmap(self._agent.train_chunk)(states, batches, keys)
+        return states, [jax.tree.map(lambda v, seed=seed: v[seed], metrics) for seed in range(self._seeds)]
+
+    def _mapped_act(self, world_models, actors, memories, observation, is_first, keys, env_step):
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, env_step)
+        act = jax.vmap(functools.partial(self._agent.act, explore=True))
+        return act(world_models, actors, memories, observation, is_first, keys)
+
+    def _train_alone(self, seed: int, batches: Batch) -> Metrics:
+        state, metrics = self._agent.train_chunk(self[seed].state, batches, self._keys.learn[seed])
         self._minds = self._minds._replace(state=_put(self._minds.state, seed, state))
         return metrics
 
 
-def _one_after_another(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: jax.lax.map(lambda own: function(*own), arguments)
+def agents_of(agent: Agent, minds: Sequence[Mind], keys: Sequence[Keys]) -> InTurn | Together:
+    """Side by side on a GPU, of which one agent leaves much idle. A CPU has nothing to spare: there, in turn.
+
+    The first axis S of what seeds do together is in the order of `minds`.
+    """
+    together = len(minds) > 1 and jax.default_backend() != "cpu"
+    return Together(agent, minds, keys) if together else InTurn(agent, minds, keys)
 
 
+@jax.jit
 def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
@@ -123,6 +137,3 @@ def _pick(tree: Tree, seed: int) -> Tree:
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(tree: Tree, seed: int, part: Tree) -> Tree:
     return jax.tree.map(lambda leaf, own: leaf.at[seed].set(own), tree, part)
-
-
-_fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
