@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from denoised_mdp import checkpoint, cli, config, loop, run_dir
-from denoised_mdp.agent import Agent
+from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.errors import UserError
 from denoised_mdp.logger import read_metrics
 from denoised_mdp.replay import Batch, Replay
@@ -20,24 +21,32 @@ from denoised_mdp.seeds import InTurn, Keys, Mind, Together
 
 pytestmark = pytest.mark.xdist_group("seeds")  # in one worker: they share compiled programs
 
-# Two blocks of two updates, at 48 and 60, in episodes of 30 steps.
+# Three updates, at 40, 50 and 60, in two environments with episodes of 15 steps each.
 TINY = [
-    *("size=debug", "env=sunlight", "env.action_repeat=1", "env.episode_frames=30", "model=x"),
-    *("train.env_steps=60", "train.prefill=40", "train.every=12", "train.updates=2"),
+    *("size=debug", "env=sunlight", "env.action_repeat=1", "env.episode_frames=15", "model=x", "train.envs=2"),
+    *("train.env_steps=60", "train.prefill=40", "train.every=10", "train.updates=1"),
     *("train.batch_length=4", "train.batch_size=2", "replay.memory_mb=1"),
-    *("evaluate.every=60", "evaluate.video_every=1000", "checkpoint.every=12", "logger.tensorboard=false"),
+    *("evaluate.every=60", "checkpoint.every=12", "logger.tensorboard=false"),
 ]
 
 
 @pytest.fixture(scope="module")
-def agent() -> Agent:
-    """One for all runs, so that each program is compiled once."""
-    return Agent(cli.compose(TINY), 1)
+def agent() -> Iterator[Agent]:
+    """One for all runs, so that each program is compiled once; what is slow and not asked about here is left out."""
+    agent, wanted = Agent(cli.compose(TINY), 1), loop.Run.wanted
+    create, created = agent.create, {}
 
+    def create_once(key: jax.Array) -> TrainState:
+        data = np.asarray(jax.random.key_data(key)).tobytes()
+        if data not in created:
+            created[data] = jax.tree.map(np.asarray, create(key))
+        return jax.tree.map(np.array, created[data])
 
-@pytest.fixture(autouse=True)
-def one_agent(agent, monkeypatch):
-    monkeypatch.setattr(loop, "Agent", lambda *_: agent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agent, "create", create_once)
+        patch.setattr(loop, "Agent", lambda *_: agent)
+        patch.setattr(loop.Run, "wanted", lambda run: wanted(run) - {"film"})
+        yield agent
 
 
 def make_batches(seed: int) -> Batch:
@@ -54,7 +63,7 @@ def make_batches(seed: int) -> Batch:
 
 
 def make_mind(agent: Agent, seed: int) -> Mind:
-    return Mind(agent.create(jax.random.key(seed)), agent.initial(3))
+    return Mind(agent.create(jax.random.key(seed)), agent.initial(2))
 
 
 def make_keys(seed: int) -> Keys:
@@ -113,8 +122,8 @@ def test_a_seed_that_learns_by_itself_leaves_the_others_alone(agent, learned_alo
 def test_seeds_act_together_as_they_act_alone(kind, agent):
     minds, keys = [make_mind(agent, seed) for seed in (0, 1)], [make_keys(seed) for seed in (0, 1)]
     together = kind(agent, minds, keys)
-    observation = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64, 3), dtype=np.uint8)
-    is_first = np.array([[True, False, False], [False, True, False]])
+    observation = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64, 3), dtype=np.uint8)
+    is_first = np.array([[True, False], [False, False]])
     actions = [together.act(observation, is_first, env_step) for env_step in (7, 8)]
     for seed, (state, memory) in enumerate(minds):
         for env_step in (7, 8):
@@ -133,6 +142,11 @@ def folder(base: Path, seed: int) -> Path:
     return base / f"seed{seed}"
 
 
+def newest(base: Path) -> list[int]:
+    """The env step of each seed's last checkpoint."""
+    return [int(checkpoint.all_of(folder(base, seed))[-1].name) for seed in (0, 1)]
+
+
 def start(base: Path, *more: str, seeds: int = 2) -> None:
     loop.train(*cli.compose_seeds([*TINY, f"run_dir={base}", f"seeds={seeds}", *more]))
 
@@ -144,10 +158,8 @@ def start_alone(base: Path, seed: int, *more: str) -> None:
 @pytest.fixture(scope="module")
 def alone(agent, tmp_path_factory) -> Path:
     base = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Agent", lambda *_: agent)
-        for seed in (0, 1):
-            start_alone(base, seed)
+    for seed in (0, 1):
+        start_alone(base, seed)
     return base
 
 
@@ -196,10 +208,10 @@ def stop_at(env_step: int, number: int, monkeypatch) -> None:
 
 def test_stopped_seeds_go_on_together_and_one_of_them_alone(alone, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_at(45, signal.SIGTERM, patch)
+        stop_at(46, signal.SIGTERM, patch)
         with pytest.raises(SystemExit):
             start(tmp_path)
-    assert [int(checkpoint.all_of(folder(tmp_path, seed))[-1].name) for seed in (0, 1)] == [45, 45]
+    assert newest(tmp_path) == [46, 46]
     with monkeypatch.context() as patch:
         stop_at(50, signal.SIGUSR1, patch)
         with pytest.raises(SystemExit):
@@ -225,29 +237,29 @@ def test_seeds_of_which_some_were_saved_go_back_to_where_all_were(alone, tmp_pat
         patch.setattr(loop.Run, "save", kill_between)
         with pytest.raises(Kill):
             start(tmp_path)
-    assert [int(checkpoint.all_of(folder(tmp_path, seed))[-1].name) for seed in (0, 1)] == [48, 36]
+    assert newest(tmp_path) == [48, 36]
     start(tmp_path)
     assert "seed0 goes back to env step 36" in capsys.readouterr().out
     assert_same_runs(tmp_path, alone)
 
 
 def test_seeds_at_different_env_steps_are_refused_until_they_are_level(tmp_path):
-    start_alone(tmp_path, 0, "train.env_steps=36")
+    start_alone(tmp_path, 0, "train.env_steps=40")
     with pytest.raises(UserError) as caught:
         start(tmp_path)
     (line,) = str(caught.value).splitlines()
-    assert "seed 0 at 36, seed 1 at 0" in line
-    assert f"seed=1 run_dir={folder(tmp_path, 1)} train.env_steps=36" in line
+    assert "seed 0 at 40, seed 1 at 0" in line
+    assert f"seed=1 run_dir={folder(tmp_path, 1)} train.env_steps=40" in line
     assert not folder(tmp_path, 1).exists()
-    start_alone(tmp_path, 1, "train.env_steps=36")
-    start(tmp_path, "train.env_steps=40")
-    assert [int(checkpoint.all_of(folder(tmp_path, seed))[-1].name) for seed in (0, 1)] == [40, 40]
+    start_alone(tmp_path, 1, "train.env_steps=40")
+    start(tmp_path, "train.env_steps=44")
+    assert newest(tmp_path) == [44, 44]
 
 
 def test_all_seeds_can_learn_from_one_replay_each_with_its_own_batches(alone, tmp_path):
     start(tmp_path, f"replay.source={folder(alone, 0)}")
     paths = [checkpoint.all_of(folder(tmp_path, seed))[-1] for seed in (0, 1)]
-    assert [checkpoint.load_progress(path)["updates"] for path in paths] == [4, 4]
+    assert [checkpoint.load_progress(path)["updates"] for path in paths] == [3, 3]
     first, second = (load_file(path / "state.safetensors") for path in paths)
     assert any(not np.array_equal(first[name], second[name]) for name in first)
     assert not (folder(tmp_path, 0) / "replay").exists()
