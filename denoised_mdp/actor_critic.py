@@ -5,9 +5,8 @@ Shapes: H = horizon, N = imagined roll-outs, A = action.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from denoised_mdp.distributions import HALF_LOG_2PI, TanhNormal
 from denoised_mdp.latent import Factor
 from denoised_mdp.nets import MLP
 from denoised_mdp.optimizer import Adam
+from denoised_mdp.parts import mean_over_parts
 from denoised_mdp.world_model import Batch, WorldModel
 
 MEAN_SCALE = 5.0
@@ -83,26 +83,6 @@ def dream(actor: Actor, world_model: WorldModel, x: Factor, action_noise: jax.Ar
     return jax.lax.scan(body, x, (action_noise, state_noise))[1]
 
 
-def _mean_over_parts(function: Callable[..., Any], arrays: tuple[Any, ...], axes: tuple[int, ...]) -> Any:
-    """The mean of a function over equal parts of the N roll-outs, which lie along `axes` of `arrays`.
-
-    What is a mean over roll-outs is so computed exactly. Only a CPU has several parts: they stay in its cache.
-    """
-    count = jax.tree.leaves(arrays[0])[0].shape[axes[0]]
-    part = max(n for n in range(1, min(count, ROLLOUTS_IN_CACHE) + 1) if count % n == 0)
-    if jax.default_backend() != "cpu" or 4 * part < ROLLOUTS_IN_CACHE or part == count:
-        return function(*arrays)
-
-    def cut(array: jax.Array, axis: int) -> jax.Array:
-        parts = array.reshape(*array.shape[:axis], count // part, part, *array.shape[axis + 1 :])
-        return jnp.moveaxis(parts, axis, 0)
-
-    parts = tuple(jax.tree.map(lambda v, i=i: cut(v, i), tree) for tree, i in zip(arrays, axes, strict=True))
-    nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(function, *arrays))
-    total, _ = jax.lax.scan(lambda total, some: (jax.tree.map(jnp.add, total, function(*some)), None), nothing, parts)
-    return jax.tree.map(lambda v: v * (part / count), total)
-
-
 class ActorCritic(NamedTuple):
     """What is learned, and its optimisers' moments."""
 
@@ -151,9 +131,11 @@ class DynamicsLearner:
                 state.actor, state.critic, world_model, starts, action_noise, state_noise
             )
             critic_loss, of_critic = jax.value_and_grad(self.critic_loss)(state.critic, dreamt.x, returns, weights)
-            return of_actor, of_critic, metrics | {"critic_loss": critic_loss}
+            return (of_actor, of_critic, metrics | {"critic_loss": critic_loss}), None
 
-        of_actor, of_critic, metrics = _mean_over_parts(gradients, (starts, action_noise, state_noise), (0, 1, 1))
+        (of_actor, of_critic, metrics), _ = mean_over_parts(
+            gradients, (starts, action_noise, state_noise), (0, 1, 1), at_a_time=ROLLOUTS_IN_CACHE
+        )
         actor, actor_moments, actor_norm = self.actor_optimizer.step(state.actor, of_actor, state.actor_moments)
         critic, critic_moments, critic_norm = self.critic_optimizer.step(state.critic, of_critic, state.critic_moments)
         metrics |= {"actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}

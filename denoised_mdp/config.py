@@ -304,7 +304,7 @@ class Train(Settings):
     workers: Count = 0  # processes that they are dealt out to; 0: none beside this one
     env_steps: Size
     prefill: Count  # env steps of random actions
-    prefill_policy: Literal["uniform", "mixed"] = "uniform"  # mixed: full force one way, for ten agent steps, as often
+    prefill_policy: Literal["uniform", "held"] = "uniform"  # held: full force either way, for ten agent steps
     every: Size  # env steps between blocks of updates
     updates: Size  # gradient updates in a block
     batch_size: Size  # B, sequences

@@ -22,9 +22,10 @@ from denoised_mdp.actor_critic import DynamicsLearner
 from denoised_mdp.agent import Agent, TrainState, policy_learner
 from denoised_mdp.errors import UserError
 from denoised_mdp.latent import Factor, Latent
+from denoised_mdp.reconstruction import pixels
 from denoised_mdp.reference import to_theirs
 from denoised_mdp.replay import Batch
-from denoised_mdp.world_model import DenoisedMDP, Objective, model_loss, pixels
+from denoised_mdp.world_model import DenoisedMDP, Objective, model_loss
 
 VALUES, GRADIENTS = 1e-5, 1e-4  # the largest relative errors
 NEGLIGIBLE = 1e-6  # an array below this throughout is compared absolutely, and may differ by as much

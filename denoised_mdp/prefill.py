@@ -1,11 +1,10 @@
-"""Who acts before there is a policy. Actions follow from the run's key and the env step, so that a resumed run goes on."""
+"""Who acts before there is a policy. Actions follow from key and env step: a resumed run goes on with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 HOLD = 10  # agent steps that a force is held for
@@ -18,15 +17,12 @@ def uniform(key: jax.Array, env_step: int, stretch: int, shape: tuple[int, int])
     return np.asarray(jax.random.uniform(jax.random.fold_in(key, env_step), shape, minval=-1, maxval=1))
 
 
-def mixed(key: jax.Array, env_step: int, stretch: int, shape: tuple[int, int]) -> np.ndarray:
-    """In half of the stretches `uniform`; in the others each component [N, A] has full force, one way or the other.
+def held(key: jax.Array, env_step: int, stretch: int, shape: tuple[int, int]) -> np.ndarray:
+    """Full force in every component [N, A], one way or the other, for a `stretch` of env steps.
 
-    Uniform actions cancel out: what they move hardly leaves its place. `stretch`: env steps in one.
+    Uniform actions cancel out: what they move hardly leaves its place.
     """
-    coin_key, sign_key = jax.random.split(jax.random.fold_in(key, env_step // stretch))
-    held = jax.random.bernoulli(coin_key, shape=(shape[0], 1))
-    force = jax.random.rademacher(sign_key, shape, jnp.float32)
-    return np.where(held, force, uniform(key, env_step, stretch, shape))
+    return np.asarray(jax.random.rademacher(jax.random.fold_in(key, env_step // stretch), shape, np.float32))
 
 
-PREFILLS: dict[str, Prefill] = {"uniform": uniform, "mixed": mixed}
+PREFILLS: dict[str, Prefill] = {"uniform": uniform, "held": held}

@@ -6,6 +6,7 @@ Shapes: T = time, B = batch, H W = image, A = action.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from denoised_mdp.distributions import HALF_LOG_2PI, Array, Normal
 from denoised_mdp.latent import Factor, Latent, features
 from denoised_mdp.nets import MLP
 from denoised_mdp.optimizer import Adam
+from denoised_mdp.reconstruction import pixels, squared_error
 from denoised_mdp.transition import Evidence, Transition
 
 
@@ -46,11 +48,6 @@ class Objective(NamedTuple):
     free_nats: Latent[float]  # each element of KL [T, B] counts at least this much
     beta_free_nats_x: float  # the share of beta.x whose KL has free nats; beta.x itself unless split
     reward_weight: float  # on -log p(r|x,y); 1 is the paper's
-
-
-def pixels(observation: Array) -> jax.Array:
-    """uint8 in 0..255 -> float in -0.5..0.5, what encoder and decoder speak."""
-    return jnp.asarray(observation, jnp.float32) / 255 - 0.5
 
 
 class Dynamics(Protocol):
@@ -162,13 +159,13 @@ def model_loss(
     kl_x, kl_y, kl_z = (q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True))  # each [T, B]
     clipped_x, clipped_y, clipped_z = map(jnp.maximum, (kl_x, kl_y, kl_z), free_nats)
     kl = beta_free_nats_x * clipped_x + (beta.x - beta_free_nats_x) * kl_x + beta.y * clipped_y + beta.z * clipped_z
-    error = pixels(batch.observation) - model.decode(s)
-    nll_observation = jnp.sum(0.5 * error**2 + HALF_LOG_2PI, axis=(-3, -2, -1))  # unit variance
+    error, size = squared_error(model.decoder, features(s), batch.observation), math.prod(batch.observation.shape[-3:])
+    nll_observation = 0.5 * error + size * HALF_LOG_2PI  # unit variance; a mean over [T, B] already
     nll_reward = 0.5 * (batch.reward - model.reward(s.x, s.y)) ** 2 + HALF_LOG_2PI
     loss = nll_observation + reward_weight * nll_reward + alpha * kl
     metrics = {
         "observation_loss": nll_observation,
-        "observation_mse": jnp.mean(error**2, axis=(-3, -2, -1)),
+        "observation_mse": error / size,
         "reward_loss": nll_reward,
         "kl_x": kl_x,
         "kl_y": kl_y,

@@ -19,11 +19,12 @@ def test_actions_follow_from_key_and_env_step(name):
     assert first.shape == SHAPE and first.dtype == np.float32
 
 
-def test_half_of_the_stretches_of_mixed_actions_are_one_force_and_the_others_uniform():
-    steps = np.stack([PREFILLS["mixed"](jax.random.key(0), s, STRETCH, SHAPE) for s in range(40, 60)])
-    full = (np.abs(steps) == 1).all(axis=(0, 2))
-    assert 0.35 < full.mean() < 0.65
-    assert (steps[:, full] == steps[0, full]).all()  # held
-    assert 0.4 < (steps[0, full] > 0).mean() < 0.6
-    free = steps[:, ~full]
-    assert (np.abs(free) < 1).all() and abs(free.mean()) < 0.03 and abs(free.std() - 3**-0.5) < 0.02
+def test_a_held_force_is_full_and_stays_for_a_stretch():
+    steps = np.stack([PREFILLS["held"](jax.random.key(0), s, STRETCH, SHAPE) for s in range(40, 61)])
+    assert (np.abs(steps) == 1).all() and 0.4 < (steps[0] > 0).mean() < 0.6
+    assert (steps[:-1] == steps[0]).all() and not (steps[-1] == steps[0]).all()
+
+
+def test_uniform_actions_are():
+    actions = PREFILLS["uniform"](jax.random.key(0), 0, STRETCH, SHAPE)
+    assert (np.abs(actions) < 1).all() and abs(actions.mean()) < 0.1 and abs(actions.std() - 3**-0.5) < 0.05

@@ -21,7 +21,7 @@ from denoised_mdp.analysis.recordings import Recordings
 from denoised_mdp.errors import UserError
 from denoised_mdp.nets import MLP
 from denoised_mdp.optimizer import Adam
-from denoised_mdp.world_model import pixels
+from denoised_mdp.reconstruction import pixels
 
 HEAD = [256, 256]  # Sec. B.1.1: a head of three layers, 256 hidden units
 TEST_SHARE = 0.25  # of each policy's episodes

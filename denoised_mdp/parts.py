@@ -1,0 +1,37 @@
+"""Means over a long axis, part by part: on a CPU what a part needs stays in the cache, and is then forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def mean_over_parts(
+    function: Callable[..., tuple[Any, Any]], arrays: tuple[Any, ...], axes: tuple[int, ...], *, at_a_time: int
+) -> tuple[Any, Any]:
+    """A function of N items, which lie along `axes` of `arrays`, part by part: (its mean, its rows [N, ...]).
+
+    function: parts of the arrays -> (what is a mean over items, rows with an item each, or None). A mean over items is
+    so computed exactly. Only a CPU has several parts: equal ones, as large as divides N, of at most `at_a_time`.
+    """
+    count = jax.tree.leaves(arrays[0])[0].shape[axes[0]]
+    part = max(n for n in range(1, min(count, at_a_time) + 1) if count % n == 0)
+    if jax.default_backend() != "cpu" or 4 * part < at_a_time or part == count:
+        return function(*arrays)
+
+    def cut(array: jax.Array, axis: int) -> jax.Array:
+        parts = array.reshape(*array.shape[:axis], count // part, part, *array.shape[axis + 1 :])
+        return jnp.moveaxis(parts, axis, 0)
+
+    def one(total, some):
+        mean, rows = function(*some)
+        return jax.tree.map(jnp.add, total, mean), rows
+
+    parts = tuple(jax.tree.map(lambda v, i=i: cut(v, i), tree) for tree, i in zip(arrays, axes, strict=True))
+    shapes, _ = jax.eval_shape(function, *jax.tree.map(lambda v: v[0], parts))
+    total, rows = jax.lax.scan(one, jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes), parts)
+    mean = jax.tree.map(lambda v: v * (part / count), total)
+    return mean, jax.tree.map(lambda v: v.reshape(count, *v.shape[2:]), rows)
