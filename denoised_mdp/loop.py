@@ -29,7 +29,7 @@ from denoised_mdp.logger import Logger
 from denoised_mdp.prefill import HOLD, PREFILLS
 from denoised_mdp.progress import SHOWN, ProgressLine, Speed
 from denoised_mdp.replay import Batch, Replay
-from denoised_mdp.seeds import InTurn, Keys, Metrics, Mind, Together, agents_of
+from denoised_mdp.seeds import InTurn, Keys, Metrics, Mind, Together, side_by_side
 
 if TYPE_CHECKING:
     from denoised_mdp.analysis.monitor import Monitor
@@ -119,6 +119,7 @@ class Training:
         self.agent = Agent(self.config, self.eval_envs[0].action_size)
         self.runs = [Run(config, self.agent, self.eval_envs, progress=len(configs) == 1) for config in configs]
         self.envs = [env for run in self.runs for env in run.envs]
+        self.mapped = side_by_side(self.agent, len(self.runs))
         self.line: ProgressLine | None = None  # of several runs; that of one is its logger's
         self.stop_signal: str | None = None
 
@@ -131,7 +132,7 @@ class Training:
         """Goes on to the end, or to a signal, and leaves a checkpoint of every run in either case."""
         minds = [run.restore() for run in self.runs]
         keys = [Keys(learn=run.keys[LEARN], collect=run.keys[COLLECT]) for run in self.runs]
-        self.agents = agents_of(self.agent, minds, keys)
+        self.agents = Together(self.mapped, minds, keys) if self.mapped else InTurn(self.agent, minds, keys)
         del minds  # else they are held to the end
         with self._signals(), ExitStack() as opened:
             for run in self.runs:

@@ -66,18 +66,36 @@ class InTurn:
         return np.stack([mind.memory.action for mind in self._minds])
 
 
+class Mapped:
+    """The functions of an `Agent` for S agents at once: what is each one's lies on a first axis S."""
+
+    def __init__(self, agent: Agent, seeds: int):
+        self.agent, self._seeds = agent, seeds
+        self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0)
+        self.act = jax.jit(self._act)
+
+    def _train_chunk(self, states: TrainState, batches: Batch, keys: jax.Array) -> tuple[TrainState, list[Metrics]]:
+        """K updates of each, on batches [S, K, T, B]; the metrics are one by one."""
+        states, metrics = jax.vmap(self.agent.train_chunk)(states, batches, keys)
+        return states, [jax.tree.map(lambda v, seed=seed: v[seed], metrics) for seed in range(self._seeds)]
+
+    def _act(self, world_models, actors, memories, observation, is_first, keys, env_step):
+        """Explores, with keys [S] that `env_step` [] is folded into; the memories hold the actions [S, N, A]."""
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, env_step)
+        act = jax.vmap(functools.partial(self.agent.act, explore=True))
+        return act(world_models, actors, memories, observation, is_first, keys)
+
+
 class Together:
     """The agents of S seeds as one: all that is theirs lies on a first axis, over which the programs are mapped.
 
     Sums may be added up in another order than in a single run; but for that noise each seed is its single run.
     """
 
-    def __init__(self, agent: Agent, minds: Sequence[Mind], keys: Sequence[Keys]):
-        self._agent, self._seeds = agent, len(minds)
-        self._minds: Mind = _stack(minds)
-        self._keys: Keys = _stack(keys)
-        self._train_chunk = jax.jit(self._mapped_train_chunk, donate_argnums=0)
-        self._act = jax.jit(self._mapped_act)
+    def __init__(self, mapped: Mapped, minds: Sequence[Mind], keys: Sequence[Keys]):
+        self._mapped, self._seeds = mapped, len(minds)
+        self._minds: Mind = stack(minds)
+        self._keys: Keys = stack(keys)
         self.batches_held = 2 * self._seeds  # each by itself, and all on one axis
 
     def __getitem__(self, seed: int) -> Mind:
@@ -88,7 +106,7 @@ class Together:
         if len(samples) < self._seeds:
             return {seed: self._train_alone(seed, sample()) for seed, sample in samples.items()}
         batches = jax.tree.map(lambda *parts: np.stack(parts), *(sample() for sample in samples.values()))
-        state, metrics = self._train_chunk(self._minds.state, batches, self._keys.learn)
+        state, metrics = self._mapped.train_chunk(self._minds.state, batches, self._keys.learn)
         self._minds = self._minds._replace(state=state)
         return dict(zip(samples, metrics, strict=True))
 
@@ -96,36 +114,27 @@ class Together:
         """Explores: observations [S, N, H, W, 3] uint8 and is_first [S, N] -> actions [S, N, A]."""
         state, memory = self._minds
         seen = (observation, is_first, self._keys.collect, env_step)
-        memory = self._act(state.world_model, state.policy.actor, memory, *seen)
+        memory = self._mapped.act(state.world_model, state.policy.actor, memory, *seen)
         self._minds = Mind(state, memory)
         return np.asarray(memory.action)
 
-    def _mapped_train_chunk(self, states: TrainState, batches: Batch, keys: jax.Array):
-        states, metrics = jax.vmap(self._agent.train_chunk)(states, batches, keys)
-        return states, [jax.tree.map(lambda v, seed=seed: v[seed], metrics) for seed in range(self._seeds)]
-
-    def _mapped_act(self, world_models, actors, memories, observation, is_first, keys, env_step):
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, env_step)
-        act = jax.vmap(functools.partial(self._agent.act, explore=True))
-        return act(world_models, actors, memories, observation, is_first, keys)
-
     def _train_alone(self, seed: int, batches: Batch) -> Metrics:
-        state, metrics = self._agent.train_chunk(self[seed].state, batches, self._keys.learn[seed])
+        state, metrics = self._mapped.agent.train_chunk(self[seed].state, batches, self._keys.learn[seed])
         self._minds = self._minds._replace(state=_put(self._minds.state, seed, state))
         return metrics
 
 
-def agents_of(agent: Agent, minds: Sequence[Mind], keys: Sequence[Keys]) -> InTurn | Together:
-    """Side by side on a GPU, of which one agent leaves much idle. A CPU has nothing to spare: there, in turn.
+def side_by_side(agent: Agent, seeds: int) -> Mapped | None:
+    """The programs of several seeds for a GPU, of which one agent leaves much idle; None where they take turns.
 
-    The first axis S of what seeds do together is in the order of `minds`.
+    A CPU has nothing to spare: there mapping costs memory and compilation, and gains nothing.
     """
-    together = len(minds) > 1 and jax.default_backend() != "cpu"
-    return Together(agent, minds, keys) if together else InTurn(agent, minds, keys)
+    return Mapped(agent, seeds) if seeds > 1 and jax.default_backend() != "cpu" else None
 
 
 @jax.jit
-def _stack(trees: Sequence[Any]) -> Any:
+def stack(trees: Sequence[Any]) -> Any:
+    """The leaves of equal trees on a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
