@@ -39,15 +39,15 @@ def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, 
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
     if final.exists():  # of this very step, saved before and again after a signal
-        _remove(final)
+        remove(final)
     partial.rename(final)
     for old in all_of(run_dir)[:-keep]:
-        _remove(old)
+        remove(old)
     return final
 
 
-def _remove(path: Path) -> None:
-    """Renamed first: a kill in the middle leaves no half of a checkpoint."""
+def remove(path: Path) -> None:
+    """Deletes a checkpoint; renamed first, so that a kill in the middle leaves no half of it."""
     trash = path.with_name("trash")
     shutil.rmtree(trash, ignore_errors=True)
     path.rename(trash)

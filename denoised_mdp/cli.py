@@ -3,7 +3,7 @@
 A training script ends with
 
     if __name__ == "__main__":
-        cli.train(main, check=check)  # main(config), check(config)
+        cli.train(main, check=check)  # main(*configs), one of each seed; check(config)
 
 and a script about a run that exists with
 
@@ -53,28 +53,30 @@ from denoised_mdp.errors import UserError, did_you_mean, nearest, one_line, user
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 USER_ERROR = 2  # exit code
 TOLD = 8  # choices of a group named in an error; the rest are counted
-NAMED = ("env", "env.task", "noise", "model", "size", "seed")  # what the name of every run tells
+NAMED = ("env", "env.task", "noise", "model", "size", "seed", "seeds")  # what the name of every run tells
 
 
 class _Told(Exception):
     """An error of a job that has been printed already; its argument is the exit code."""
 
 
-def train(main: Callable[[Config], None], *, check: Callable[[Config], object] = lambda config: None) -> None:
+def train(main: Callable[..., None], *, check: Callable[[Config], object] = lambda config: None) -> None:
     """Runs `main` on the configuration of the command line, with Hydra's -m, --cfg and --help.
 
     check: looks for what only the world can tell (an unknown task, an empty folder) and writes nothing; a ValueError
         of it is the user's to see. It has passed for every run of a sweep before the first one starts.
-    main: may raise UserError too, and SystemExit to stop a whole sweep.
+    main: takes a Config, or those of all seeds that are trained together; it may raise UserError too, and SystemExit
+        to stop a whole sweep.
     """
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises what it would print in many lines
     with _one_line_errors(with_traceback):
         args = _parse_args(sys.argv[1:])
-        configs = [compose(job) for job in _jobs(args.overrides, sweep=args.multirun)]
+        jobs = [compose_seeds(job) for job in _jobs(args.overrides, sweep=args.multirun)]
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
             _hydra(main)
             return
+        configs = list(itertools.chain(*jobs))
         _refuse_shared_run_dirs(configs)
         for config in configs:
             run_dir.check(config)
@@ -83,7 +85,7 @@ def train(main: Callable[[Config], None], *, check: Callable[[Config], object] =
         if args.multirun:
             _hydra(main)
         else:
-            main(configs[0])
+            main(*jobs[0])
 
 
 @contextmanager
@@ -104,13 +106,21 @@ def _one_line_errors(with_traceback: bool) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
-def _hydra(main: Callable[[Config], None]) -> None:
+def _hydra(main: Callable[..., None]) -> None:
     """What Hydra does beyond composing: sweeps, --cfg, --help."""
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(functools.partial(_job, main))()
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """The checked configuration that `overrides` make of `configs/`.
+    """The checked configuration that `overrides` make of `configs/`; of several seeds, that of the first.
+
+    Raises: as `compose_seeds`.
+    """
+    return compose_seeds(overrides)[0]
+
+
+def compose_seeds(overrides: Sequence[str]) -> list[Config]:
+    """The checked configurations that `overrides` make of `configs/`, one for each of `seeds`.
 
     Raises:
         UserError: an override that is malformed or names nothing, a value that is wrong.
@@ -134,11 +144,26 @@ def _forced(text: str) -> str:
     return f"++{text}" if key in settings.names() and key not in _groups() else text
 
 
-def _resolve(values: DictConfig, hydra_config: Any) -> Config:
-    """The Config of what Hydra composed; a missing run_dir is named after the run."""
-    plain = OmegaConf.to_container(
-        OmegaConf.masked_copy(values, [str(k) for k in values if k != "hydra"]), resolve=True
-    )
+def _resolve(values: DictConfig, hydra_config: Any) -> list[Config]:
+    """The Configs of what Hydra composed: of each of its seeds that which this seed has alone.
+
+    A missing run_dir is named after the run; below one that several seeds share each has a folder.
+    """
+    values = OmegaConf.masked_copy(values, [str(k) for k in values if k != "hydra"])
+    first = _resolve_one(values, hydra_config)
+    if first.seeds == 1:
+        return [first]
+    configs = []
+    for seed in range(first.seed, first.seed + first.seeds):
+        changes: dict[str, Any] = {"seed": seed, "seeds": 1}
+        if values.run_dir is not None:
+            changes["run_dir"] = str(Path(first.run_dir, f"seed{seed}"))
+        configs.append(_resolve_one(OmegaConf.merge(values, changes), hydra_config))
+    return configs
+
+
+def _resolve_one(values: Any, hydra_config: Any) -> Config:
+    plain = OmegaConf.to_container(values, resolve=True)
     assert isinstance(plain, dict)
     tree = {str(key): value for key, value in plain.items()}
     tree["model"] = _fitting(tree["model"], hydra_config.overrides.task)
@@ -180,10 +205,10 @@ def run_name(config: Config, choices: Any, overrides: Iterable[str]) -> str:
     return f"{plain[:110].rstrip('-_.')}-{zlib.crc32(told.encode()):08x}"
 
 
-def _job(main: Callable[[Config], None], values: DictConfig) -> None:
+def _job(main: Callable[..., None], values: DictConfig) -> None:
     """One job of a sweep. Its errors are told at once: Hydra would hold them back to the sweep's end."""
     try:
-        main(_resolve(values, HydraConfig.get()))
+        main(*_resolve(values, HydraConfig.get()))
     except UserError as error:
         _tell(error)
         raise _Told(USER_ERROR) from error

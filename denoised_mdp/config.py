@@ -348,6 +348,7 @@ class Config(Settings):
     """All settings of a run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
+    seeds: Size = 1  # so many are trained together, from `seed` on; 1 in the configuration of each of them
     run_dir: Text
     precision: Precision = "float32"  # of matrix products and convolutions; the files of the first runs lack it
     env: Env

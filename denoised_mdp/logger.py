@@ -51,6 +51,7 @@ class Logger:
     ):
         self._run_dir, self._total, self._config = run_dir, total_env_steps, dict(config or {})
         self._use_tensorboard, self._use_progress = tensorboard, progress
+        self.latest: dict[str, float] = {}  # the last value of everything logged since `start`
         self._wandb_mode: WandbMode = wandb_mode
         self._speed = Speed()
         self._lines: BinaryIO | None = None
@@ -107,6 +108,7 @@ class Logger:
                     self._tensorboard.add_scalar(name, value, env_step)
         if self._wandb is not None:
             self._wandb.log({"env_step": env_step} | numbers)
+        self.latest |= numbers
         self._speed.update(env_step)
         if self._progress is not None:
             self._progress.update(env_step, numbers)
@@ -209,6 +211,7 @@ def _start_wandb(run_dir: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
             name=run_dir.name,
             id=run_id,
             resume="allow" if mode == "online" else None,  # offline, the id alone joins the parts when synced
+            reinit="create_new",  # beside those of other seeds
             mode=mode,
             dir=str(run_dir),
             config=config,

@@ -1,12 +1,16 @@
-"""The training loop: collect -> learn -> evaluate -> log -> save. The only place where all sides meet."""
+"""The training loop: collect -> learn -> evaluate -> log -> save. The only place where all sides meet.
+
+A `Run` is what belongs to one seed, in its folder; a `Training` goes through the loop, most often with a single run.
+"""
 
 from __future__ import annotations
 
 import logging
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -15,15 +19,17 @@ import jax
 import numpy as np
 
 from denoised_mdp import checkpoint, run_dir, visualize
-from denoised_mdp.agent import Agent
+from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.compilation import cache_programs
 from denoised_mdp.config import Config
-from denoised_mdp.envs import Step, reset_all, step_all
+from denoised_mdp.envs import AnyEnv, Step, reset_all, step_all
 from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import evaluation_envs, rollout, summary, training_envs
 from denoised_mdp.logger import Logger
 from denoised_mdp.prefill import HOLD, PREFILLS
-from denoised_mdp.replay import Replay
+from denoised_mdp.progress import SHOWN, ProgressLine, Speed
+from denoised_mdp.replay import Batch, Replay
+from denoised_mdp.seeds import InTurn, Keys, Metrics, Mind, Together, side_by_side
 
 if TYPE_CHECKING:
     from denoised_mdp.analysis.monitor import Monitor
@@ -35,39 +41,227 @@ _log = logging.getLogger(__name__)
 INITIALISE, COLLECT, LEARN, EVALUATE = range(4)
 
 
-def train(config: Config) -> None:
-    """Starts the run of `config.run_dir`, or goes on with it, to its end or to a signal."""
+def train(*configs: Config) -> None:
+    """Starts the run of `config.run_dir`, or goes on with it, to its end or to a signal.
+
+    Several configurations, which differ by their seed alone, are trained together, but for those that are finished.
+
+    Raises:
+        UserError: a run cannot go on, or several stand at different env steps.
+    """
+    configs = tuple(config for config in configs if not _is_finished(config))
+    if not configs:
+        return
+    _level(configs)
+    cache_programs()
+    training = Training(*configs)
+    for config in configs:
+        run_dir.claim(config)  # the first thing written
+    try:
+        training.train()
+    finally:
+        training.close()
+    if training.stop_signal is not None:
+        print(f"stopped by {training.stop_signal} at env step {training.env_step}, saved; the same command goes on")
+        raise SystemExit(0)  # a sweep ends too
+
+
+def _is_finished(config: Config) -> bool:
+    """Whether a run has nothing left to do, which is told."""
     folder = Path(config.run_dir)
-    path = checkpoint.latest(folder)
-    progress = None if path is None else checkpoint.load_progress(path)
-    if progress is not None and "imported_from" in progress:
+    if (path := checkpoint.latest(folder)) is None:
+        return False
+    progress = checkpoint.load_progress(path)
+    if "imported_from" in progress:
         raise UserError(
             f"run_dir={folder} holds weights imported from {progress['imported_from']}, and no replay to go on with: "
             "they can be evaluated and looked at"
         )
-    if progress is not None and progress["finished"] and progress["env_step"] >= config.train.env_steps:
+    finished = progress["finished"] and progress["env_step"] >= config.train.env_steps
+    if finished:
         print(f"{folder} is finished: {progress['env_step']} env steps; a larger train.env_steps goes on with it")
-        return
-    cache_programs()
-    run = Run(config)
-    run_dir.claim(config)  # the first thing written
-    try:
-        run.train()
-    finally:
-        run.close()
-    if run.stop_signal is not None:
-        print(f"stopped by {run.stop_signal} at env step {run.env_step}, saved; the same command goes on")
-        raise SystemExit(0)  # a sweep ends too
+    return finished
+
+
+def _level(configs: Sequence[Config]) -> None:
+    """Has runs that are to go on together do so from the same env step.
+
+    A kill while they were being saved leaves some of them one checkpoint ahead: these go back to the one before.
+
+    Raises:
+        UserError: they stand further apart.
+    """
+    paths = [checkpoint.all_of(Path(config.run_dir)) for config in configs]
+    stands = [[int(path.name) for path in found] or [0] for found in paths]  # who has not begun stands at 0
+    newest = [steps[-1] for steps in stands]
+    common = min(newest)
+    if any(common not in steps[-2:] for steps in stands):
+        seeds = ", ".join(f"seed {config.seed} at {step}" for config, step in zip(configs, newest, strict=True))
+        late, furthest = configs[newest.index(common)], max(newest)
+        raise UserError(
+            f"the seeds stand at different env steps ({seeds}): first bring the late ones level, each alone, as by "
+            f"seed={late.seed} run_dir={late.run_dir} train.env_steps={furthest} without seeds"
+        )
+    for config, found in zip(configs, paths, strict=True):
+        if found and int(found[-1].name) > common:
+            print(f"{config.run_dir} goes back to env step {common}, the newest that all seeds have a checkpoint of")
+            checkpoint.remove(found[-1])
+
+
+class Training:
+    """The loop, for runs that differ by their seed alone and so do everything at the same env steps."""
+
+    agents: InTurn | Together  # from `train` on
+
+    def __init__(self, *configs: Config):
+        self.config = configs[0]  # that of all, but for seed and run_dir
+        self.eval_envs = evaluation_envs(self.config)  # of all, as each evaluation starts them anew
+        self.agent = Agent(self.config, self.eval_envs[0].action_size)
+        self.runs = [Run(config, self.agent, self.eval_envs, progress=len(configs) == 1) for config in configs]
+        self.envs = [env for run in self.runs for env in run.envs]
+        self.mapped = side_by_side(self.agent, len(self.runs))
+        self.line: ProgressLine | None = None  # of several runs; that of one is its logger's
+        self.stop_signal: str | None = None
+
+    @property
+    def env_step(self) -> int:
+        """Where every run is."""
+        return self.runs[0].env_step
+
+    def train(self) -> None:
+        """Goes on to the end, or to a signal, and leaves a checkpoint of every run in either case."""
+        minds = [run.restore() for run in self.runs]
+        keys = [Keys(learn=run.keys[LEARN], collect=run.keys[COLLECT]) for run in self.runs]
+        self.agents = Together(self.mapped, minds, keys) if self.mapped else InTurn(self.agent, minds, keys)
+        del minds  # else they are held to the end
+        with self._signals(), ExitStack() as opened:
+            for run in self.runs:
+                opened.enter_context(run.logger)
+                run.logger.start(run.env_step or None)
+            if len(self.runs) > 1 and self.config.logger.progress:
+                self.line = ProgressLine(self.config.train.env_steps, Speed(), seeds=len(self.runs))
+                opened.enter_context(closing(self.line))
+            self._save(lambda run: run.saved[0] < 0)  # early, so that each has something to go on from
+            while True:
+                self._learn()
+                self._evaluate()
+                if self.stop_signal is not None:  # before another step, so that the rest of this one comes first
+                    break
+                if self.env_step >= self.config.train.env_steps:
+                    for run in self.runs:
+                        run.finished = True
+                    break
+                self._save(lambda run: run.is_due(run.config.checkpoint.every, since=run.saved[0]))
+                self._collect()
+                self._show_progress()
+            self._save(lambda run: True)
+
+    def close(self) -> None:
+        """Frees the simulators and files: a sweep goes on in this process."""
+        for env in (*self.envs, *self.eval_envs):
+            env.close()
+        for run in self.runs:
+            run.replay.close()
+
+    def _collect(self) -> None:
+        """One agent step in every environment; a reset first, where an episode begins."""
+        if self.config.replay.source is not None:  # env steps only pace the updates, so that plots stay comparable
+            for run in self.runs:
+                run.env_step += self.config.train.every
+            return
+        each = self.config.train.envs
+        steps = [step for run in self.runs for step in run.steps]
+        over = [k for k, step in enumerate(steps) if step is None or step.is_last]
+        for k, step in reset_all(self.envs, over).items():
+            self.runs[k // each].begin_episode(k % each, step)
+        actions = self._actions()
+        for k, step in step_all(self.envs, dict(enumerate(actions))).items():
+            self.runs[k // each].add(k % each, actions[k], step)
+        for run in self.runs:
+            run.log_episodes()
+
+    def _actions(self) -> np.ndarray:
+        """What to do next in all environments, [S * N, A]: random during the prefill, then what the policy explores."""
+        if self.env_step < self.config.train.prefill:
+            return np.concatenate([run.random_actions() for run in self.runs])
+        steps = [[step for step in run.steps if step is not None] for run in self.runs]
+        observation = np.stack([[step.observation for step in of_run] for of_run in steps])
+        is_first = np.array([[step.is_first for step in of_run] for of_run in steps])
+        actions = self.agents.act(observation, is_first, self.env_step)
+        return actions.reshape(-1, self.agent.action_size)
+
+    def _learn(self) -> None:
+        """All updates that are owed, in equal chunks: one of another length would compile anew."""
+        started, before = time.monotonic(), [run.updates for run in self.runs]
+        found: list[list[Metrics]] = [[] for _ in self.runs]
+        while self.stop_signal is None and (owed := self._owed()):
+            updates = min(self._chunk(), *owed.values())
+            samples = {i: partial(self.runs[i].sample, updates) for i in owed}
+            for i, metrics in self.agents.train_chunk(samples).items():
+                self.runs[i].updates += updates
+                found[i].append(metrics)
+        for run, chunks, first in zip(self.runs, found, before, strict=True):
+            if chunks:
+                means = {name: float(np.mean([metrics[name] for metrics in chunks])) for name in chunks[0]}
+                run.log_updates(means, per_second=(run.updates - first) / (time.monotonic() - started))
+
+    def _owed(self) -> dict[int, int]:
+        """The updates that each run is behind with, where there are any."""
+        owed = {i: run.updates_owed() for i, run in enumerate(self.runs)}
+        return {i: updates for i, updates in owed.items() if updates}
+
+    def _chunk(self) -> int:
+        """So many updates at a time, a divisor of `train.updates`, that their batches fit `replay.memory_mb`."""
+        train = self.config.train
+        batch_bytes = train.batch_size * train.batch_length * self.runs[0].replay.dtype.itemsize
+        fits = max(1, self.config.replay.memory_mb * 2**20 // (self.agents.batches_held * batch_bytes))
+        return max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
+
+    def _evaluate(self) -> None:
+        for i, run in enumerate(self.runs):
+            if self.stop_signal is None and (wanted := run.wanted()):
+                run.evaluate(self.agents[i].state, wanted)
+
+    def _save(self, is_due: Callable[[Run], bool]) -> None:
+        for i, run in enumerate(self.runs):
+            if is_due(run):
+                run.save(self.agents[i])
+
+    def _show_progress(self) -> None:
+        for run in self.runs:
+            run.logger.progress(run.env_step)
+        if self.line is not None:
+            latest = [run.logger.latest for run in self.runs]
+            known = [name for name in (*SHOWN, "speed/updates_per_second") if all(name in of_run for of_run in latest)]
+            self.line.update(self.env_step, {name: sum(m[name] for m in latest) / len(latest) for name in known})
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Lets Ctrl-C, SIGTERM and SIGUSR1 end the loop at its next safe place."""
+
+        def note(number: int, _: FrameType | None) -> None:
+            self.stop_signal = signal.Signals(number).name
+
+        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 class Run:
-    """One training run in one folder; its last checkpoint holds all it needs to go on exactly."""
+    """What belongs to one seed, in one folder; its last checkpoint holds all it needs to go on exactly.
 
-    def __init__(self, config: Config):
+    What its agent has learned is not here, as that of several seeds may lie in the same arrays: a `Mind` is passed.
+    """
+
+    def __init__(self, config: Config, agent: Agent, eval_envs: Sequence[AnyEnv], *, progress: bool):
+        """`progress`: whether to have a line of its own, if the configuration wants one."""
         self.config, self.folder = config, Path(config.run_dir)
         self.envs = training_envs(config)
-        self.eval_envs = evaluation_envs(config)
-        self.agent = Agent(config, self.envs[0].action_size)
+        self.eval_envs = eval_envs
+        self.agent = agent
         self.keys = jax.random.split(jax.random.key(config.seed), 4)
         self.rng = np.random.default_rng(config.seed)
         self.collects = config.replay.source is None
@@ -77,50 +271,17 @@ class Run:
             total_env_steps=config.train.env_steps,
             tensorboard=config.logger.tensorboard,
             wandb_mode=config.logger.wandb,
-            progress=config.logger.progress,
+            progress=progress and config.logger.progress,
             config=config.model_dump(),
         )
-        self.state = self.agent.create(self.keys[INITIALISE])
-        self.memory = self.agent.initial(len(self.envs))
         self.steps: list[Step | None] = [None] * len(self.envs)  # the current ones; None before the first reset
         self.episode_returns, self.episode_lengths = [0.0] * len(self.envs), [0] * len(self.envs)
         self.env_step = self.updates = 0
         self.evaluated_at = -1
         self.finished = False
         self.saved = (-1, 0, -1, False)  # env step, updates, last evaluation, finished: of the newest checkpoint
-        self.stop_signal: str | None = None
         self.warned = False
         self.monitor: Monitor | None = None  # made when it is first wanted
-
-    def train(self) -> None:
-        """Runs to the end, or to a signal, and leaves a checkpoint in either case."""
-        if (path := checkpoint.latest(self.folder)) is not None:
-            self._restore(path)
-        elif self.collects:
-            self.replay.restore(None)
-        with self._signals(), self.logger:
-            self.logger.start(self.env_step or None)
-            if path is None:
-                self._save()  # early, so that a run has something to go on from
-            while True:
-                self._learn()
-                self._evaluate()
-                if self.stop_signal is not None:  # before another step, so that the rest of this one comes first
-                    break
-                if self.env_step >= self.config.train.env_steps:
-                    self.finished = True
-                    break
-                if self._due(self.config.checkpoint.every, since=self.saved[0]):
-                    self._save()
-                self._collect() if self.collects else self._pretend()
-                self.logger.progress(self.env_step)
-            self._save()
-
-    def close(self) -> None:
-        """Frees the simulators and files: a sweep goes on in this process."""
-        for env in (*self.envs, *self.eval_envs):
-            env.close()
-        self.replay.close()
 
     def _open_replay(self) -> Replay:
         shapes = {"observation_shape": self.envs[0].observation_shape, "action_size": self.envs[0].action_size}
@@ -141,30 +302,28 @@ class Run:
             **shapes,
         )
 
-    def _due(self, every: int, *, since: int) -> bool:
+    def is_due(self, every: int, *, since: int) -> bool:
         """Whether a multiple of `every` env steps lies after `since`, up to now."""
         return self.env_step // every > since // every
 
-    def _pretend(self) -> None:
-        """Without collecting, env steps only pace the updates, so that schedules and plots stay comparable."""
-        self.env_step += self.config.train.every
+    def begin_episode(self, i: int, step: Step) -> None:
+        """Environment i has been reset."""
+        self.steps[i], self.episode_returns[i], self.episode_lengths[i] = step, 0.0, 0
+        self.replay.add(step, stream=i)
 
-    def _collect(self) -> None:
-        """One agent step in every environment; a reset first, where an episode begins."""
-        over = [i for i, step in enumerate(self.steps) if step is None or step.is_last]
-        for i, step in reset_all(self.envs, over).items():
-            self.steps[i], self.episode_returns[i], self.episode_lengths[i] = step, 0.0, 0
-            self.replay.add(step, stream=i)
-        actions = self._actions([step for step in self.steps if step is not None])
-        for i, step in step_all(self.envs, dict(enumerate(actions))).items():
-            self.steps[i] = step
-            self.replay.add(step, actions[i], stream=i)
-            self.env_step += self.envs[i].action_repeat
-            self.episode_returns[i] += step.reward
-            self.episode_lengths[i] += 1
-            if step.is_terminal and not self.config.model.continue_head and not self.warned:
-                self.warned = True
-                _log.warning("%s ends episodes for good: model.continue_head=true would learn it", self.config.env.task)
+    def add(self, i: int, action: np.ndarray, step: Step) -> None:
+        """Environment i has taken an action [A], which led to `step`."""
+        self.steps[i] = step
+        self.replay.add(step, action, stream=i)
+        self.env_step += self.envs[i].action_repeat
+        self.episode_returns[i] += step.reward
+        self.episode_lengths[i] += 1
+        if step.is_terminal and not self.config.model.continue_head and not self.warned:
+            self.warned = True
+            _log.warning("%s ends episodes for good: model.continue_head=true would learn it", self.config.env.task)
+
+    def log_episodes(self) -> None:
+        """What the episodes earned that have just ended, if there are any."""
         ended = [i for i, step in enumerate(self.steps) if step is not None and step.is_last]
         if ended:
             metrics = {
@@ -175,94 +334,79 @@ class Run:
             }
             self.logger.log(self.env_step, metrics)
 
-    def _actions(self, steps: Sequence[Step]) -> np.ndarray:
-        """What to do next, [N, A]: random during the prefill, then what the policy explores."""
-        if self.env_step < self.config.train.prefill:
-            stretch = HOLD * self.config.env.action_repeat * len(steps)
-            act, shape = PREFILLS[self.config.train.prefill_policy], (len(steps), self.agent.action_size)
-            return act(self.keys[COLLECT], self.env_step, stretch, shape)
-        self.memory = self.agent.act(
-            self.state.world_model,
-            self.state.policy.actor,
-            self.memory,
-            np.stack([step.observation for step in steps]),
-            np.array([step.is_first for step in steps]),
-            jax.random.fold_in(self.keys[COLLECT], self.env_step),
-            explore=True,
-        )
-        return np.asarray(self.memory.action)
+    def random_actions(self) -> np.ndarray:
+        """The prefill's, [N, A]."""
+        stretch = HOLD * self.config.env.action_repeat * len(self.envs)
+        act, shape = PREFILLS[self.config.train.prefill_policy], (len(self.envs), self.agent.action_size)
+        return act(self.keys[COLLECT], self.env_step, stretch, shape)
 
-    def _learn(self) -> None:
-        """Updates until there are `train.updates` for each `train.every` env steps since the prefill.
-
-        Cut into equal chunks whose batches fit `replay.memory_mb`; a chunk of another length would compile anew.
-        """
+    def updates_owed(self) -> int:
+        """What is missing to `train.updates` for each `train.every` env steps since the prefill."""
         train = self.config.train
         blocks = self.env_step // train.every - -(-train.prefill // train.every) + 1
-        target = train.updates * max(0, blocks)
-        if target <= self.updates or not self.replay.can_sample(train.batch_length):
-            return
-        batch_bytes = train.batch_size * train.batch_length * self.replay.dtype.itemsize
-        fits = max(1, self.config.replay.memory_mb * 2**20 // batch_bytes)
-        chunk = max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
-        started, first, metrics = time.monotonic(), self.updates, []
-        while self.updates < target and self.stop_signal is None:
-            batches = self.replay.sample(self.rng, chunk, train.batch_length, train.batch_size)
-            self.state, chunk_metrics = self.agent.train_chunk(self.state, batches, self.keys[LEARN])
-            metrics.append(chunk_metrics)
-            self.updates += chunk
-        if not metrics:
-            return
-        means = {name: float(np.mean([chunk[name] for chunk in metrics])) for name in metrics[0]}
+        owed = train.updates * max(0, blocks) - self.updates
+        return owed if owed > 0 and self.replay.can_sample(train.batch_length) else 0
+
+    def sample(self, updates: int) -> Batch:
+        """The next batches [K, T, B] to learn from."""
+        return self.replay.sample(self.rng, updates, self.config.train.batch_length, self.config.train.batch_size)
+
+    def log_updates(self, means: dict[str, float], *, per_second: float) -> None:
+        """The mean metrics of updates that have been done.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
         if not np.isfinite(means["model/loss"] + means["policy/actor_loss"] + means["policy/critic_loss"]):
             raise UserError(
-                f"the loss is not finite at env step {self.env_step}; the last checkpoint is of env step "
-                f"{self.saved[0]}: lower the learning rates, or look at what the environment rewards"
+                f"the loss is not finite at env step {self.env_step} of {self.folder}; the last checkpoint is of env "
+                f"step {self.saved[0]}: lower the learning rates, or look at what the environment rewards"
             )
         means["train/updates"] = self.updates
-        means["speed/updates_per_second"] = (self.updates - first) / (time.monotonic() - started)
+        means["speed/updates_per_second"] = per_second
         means["speed/env_steps_per_second"] = self.logger.env_steps_per_second or 0.0
         self.logger.log(self.env_step, means)
 
-    def _evaluate(self) -> None:
-        """The held-out returns, and now and then a picture of what the model believes, and what its parts know."""
-        evaluate = self.config.evaluate
+    def wanted(self) -> set[str]:
+        """What an evaluation is due of: returns, a film, the analysis."""
+        evaluate, analysis = self.config.evaluate, self.config.analysis
+        every = {"returns": evaluate.every, "film": evaluate.video_every, "analysis": analysis.every}
+        wanted = {name for name, n in every.items() if n is not None and self.is_due(n, since=self.evaluated_at)}
         at_the_end = self.evaluated_at < self.env_step >= self.config.train.env_steps
-        numbers = self._due(evaluate.every, since=self.evaluated_at) or at_the_end
-        film = self._due(evaluate.video_every, since=self.evaluated_at)
-        probe = (every := self.config.analysis.every) is not None and self._due(every, since=self.evaluated_at)
-        if self.stop_signal is not None or not (numbers or film or probe):
-            return
-        if probe:
-            self._analyse()
-        if numbers or film:
-            self._rollout(film)
+        return wanted | {"returns"} if at_the_end else wanted
+
+    def evaluate(self, state: TrainState, wanted: set[str]) -> None:
+        """The held-out returns, and now and then a picture of what the model believes, and what its parts know."""
+        if "analysis" in wanted:
+            self._analyse(state)
+        if wanted & {"returns", "film"}:
+            self._rollout(state, film="film" in wanted)
         self.evaluated_at = self.env_step
 
-    def _analyse(self) -> None:
+    def _analyse(self, state: TrainState) -> None:
         """How the parts share the truth, and the alarm if one is due; an untrained model has no part to speak of."""
         from denoised_mdp.analysis.monitor import Monitor  # scikit-learn: seconds that only those who ask wait for
 
         if self.monitor is None:
             analysis, seed = self.config.analysis, self.config.evaluate.seed
             self.monitor = Monitor(self.eval_envs[: analysis.clips], repeats=analysis.repeats, seed=seed)
-        metrics, alarms = self.monitor(self.state.world_model)
+        metrics, alarms = self.monitor(state.world_model)
         self.logger.log(self.env_step, metrics)
         for alarm in alarms if self.updates else ():
             _log.warning("env step %d: %s", self.env_step, alarm.text)
 
-    def _rollout(self, film: bool) -> None:
+    def _rollout(self, state: TrainState, *, film: bool) -> None:
         evaluate = self.config.evaluate
         key, draw_key = jax.random.split(jax.random.fold_in(self.keys[EVALUATE], self.env_step))
-        episodes = rollout(self.agent, self.state, self.eval_envs, key, seed=evaluate.seed, record=int(film))
+        episodes = rollout(self.agent, state, self.eval_envs, key, seed=evaluate.seed, record=int(film))
         self.logger.log(self.env_step, summary(episodes))
         if film:
-            rows = visualize.decompose(self.state.world_model, episodes[0].observation, episodes[0].action, draw_key)
+            rows = visualize.decompose(state.world_model, episodes[0].observation, episodes[0].action, draw_key)
             picture, video = visualize.write(self.folder / "videos" / f"{self.env_step:09d}", rows)
             self.logger.image(self.env_step, "evaluate/picture", picture)
             self.logger.video(self.env_step, "evaluate/video", video)
 
-    def _save(self) -> None:
+    def save(self, mind: Mind) -> None:
         """A checkpoint: arrays of the agent, and as plain data whatever else the next step depends on."""
         now = (self.env_step, self.updates, self.evaluated_at, self.finished)
         if now == self.saved:
@@ -282,15 +426,19 @@ class Run:
         if self.collects:
             self.replay.flush()
             progress["envs"] = [env.state() for env in self.envs]
-        checkpoint.save(
-            self.folder, self.env_step, (self.state, self.memory), progress, keep=self.config.checkpoint.keep
-        )
+        checkpoint.save(self.folder, self.env_step, tuple(mind), progress, keep=self.config.checkpoint.keep)
         if self.collects:
             self.replay.release(checkpoint.load_progress(checkpoint.all_of(self.folder)[0])["replay"])
 
-    def _restore(self, path: Path) -> None:
+    def restore(self) -> Mind:
+        """Goes back to the newest checkpoint, or to the beginning; returns the agent's part of it."""
+        mind = Mind(self.agent.create(self.keys[INITIALISE]), self.agent.initial(len(self.envs)))
+        if (path := checkpoint.latest(self.folder)) is None:
+            if self.collects:
+                self.replay.restore(None)
+            return mind
         progress = checkpoint.load_progress(path)
-        self.state, self.memory = checkpoint.load_state(path, (self.state, self.memory))
+        mind = Mind(*checkpoint.load_state(path, tuple(mind)))
         self.env_step, self.updates = progress["env_step"], progress["updates"]
         self.evaluated_at = progress["evaluated_at"]
         self.saved = (self.env_step, self.updates, self.evaluated_at, progress["finished"])
@@ -302,17 +450,4 @@ class Run:
         self.replay.restore(progress["replay"])
         if self.collects:
             self.steps = [env.restore(state) for env, state in zip(self.envs, progress["envs"], strict=True)]
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Lets Ctrl-C, SIGTERM and SIGUSR1 end the loop at its next safe place."""
-
-        def note(number: int, _: FrameType | None) -> None:
-            self.stop_signal = signal.Signals(number).name
-
-        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        return mind

@@ -52,10 +52,14 @@ class Speed:
 
 
 class ProgressLine:
-    """`update` it as often as you like; `close` it in any case, so that the terminal has its cursor back."""
+    """`update` it as often as you like; `close` it in any case, so that the terminal has its cursor back.
 
-    def __init__(self, total: int, speed: Speed, console: Console | None = None):
+    seeds: how many runs it is about, in lockstep; their metrics are given as means.
+    """
+
+    def __init__(self, total: int, speed: Speed, console: Console | None = None, *, seeds: int = 1):
         self._total, self._speed = total, speed
+        self._seeds = f"{seeds} seeds, " if seeds > 1 else ""
         self._env_step = 0
         self._metrics: dict[str, float] = {}
         self._console = console or Console(stderr=True)
@@ -92,7 +96,7 @@ class ProgressLine:
         updates = self._metrics.get("speed/updates_per_second")
         updates_text = f"{updates:.1f} updates/s" if updates else ""
         left = f"{timedelta(seconds=round((self._total - self._env_step) / speed))} left" if speed else ""
-        pieces = [f"{share:4.0%} {self._env_step:,}/{self._total:,}", *metrics, steps, updates_text, left]
+        pieces = [f"{self._seeds}{share:4.0%} {self._env_step:,}/{self._total:,}", *metrics, steps, updates_text, left]
         # By importance: where we are, time left, return, loss, speed; then what is left of the metrics.
         importance = [pieces[0], left, *metrics[:2], steps, updates_text, *metrics[2:]]
         kept: list[str] = []

@@ -18,11 +18,15 @@ def check(config: Config) -> None:
     """Whether `config.run_dir` is free, or holds this very run, which then goes on. Writes nothing.
 
     Raises:
-        UserError: it holds a run of another configuration, or something else.
+        UserError: it holds a run of another configuration, or something else, or lies in a run's folder.
     """
     run_dir = Path(config.run_dir)
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"run_dir={run_dir} is a file; it should be a folder, or not exist yet")
+    if (run_dir.parent / CONFIG).exists():
+        raise UserError(
+            f"run_dir={run_dir} lies in the folder of another run, {run_dir.parent}; choose another run_dir"
+        )
     if (run_dir / CONFIG).exists():
         found = settings.differences(settings.load(run_dir / CONFIG), config)
         if found:

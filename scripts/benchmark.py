@@ -47,7 +47,8 @@ def measure(options: argparse.Namespace) -> None:
             raise UserError(f"{name}: there is no such part, only {', '.join((*PARTS, APART))} and all")
     from denoised_mdp import cli
 
-    config = cli.compose(settings)
+    configs = cli.compose_seeds(settings)
+    config = configs[0]  # `seeds` concerns the update and the pipeline
 
     from denoised_mdp.benchmarks import acting, env, machine, pipeline, replay, steps, table, update
 
@@ -55,11 +56,12 @@ def measure(options: argparse.Namespace) -> None:
     measures: dict[str, Callable[[], list[table.Row]]] = {
         "env": lambda: env.measure(config, steps=options.steps),  # first: what it finds decides on OpenGL
         "update": lambda: (
-            update.measure(config, chunk=options.chunk, **agent) + update.transfer(config, chunk=options.chunk, **agent)
+            update.measure(config, chunk=options.chunk, seeds=len(configs), **agent)
+            + update.transfer(config, chunk=options.chunk, **agent)
         ),
         "acting": lambda: acting.measure(config, **agent),
         "replay": lambda: replay.measure(config, rows=options.rows, **agent),
-        "pipeline": lambda: pipeline.measure(config, blocks=options.blocks),
+        "pipeline": lambda: pipeline.measure(configs, blocks=options.blocks),
         APART: lambda: steps.measure(config, **agent),
     }
     found = {"machine": machine.describe()}

@@ -31,11 +31,11 @@ def check_same_world(config: Config, source: Path) -> None:
         raise UserError(f"replay.source={source} is of another world ({', '.join(found)})")
 
 
-def main(config: Config) -> None:
-    """Starts the run in `config.run_dir`, or goes on with it."""
+def main(*configs: Config) -> None:
+    """Starts the run in `config.run_dir`, or goes on with it; several seeds together."""
     from denoised_mdp.loop import train
 
-    train(config)
+    train(*configs)
 
 
 if __name__ == "__main__":

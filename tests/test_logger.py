@@ -271,6 +271,12 @@ def test_line_fits_any_width():
     assert all(len(line.line(width)) <= width for width in range(1, 200))
 
 
+def test_line_says_how_many_seeds_it_is_about():
+    line = ProgressLine(100_000, Speed(Clock()), Console(file=io.StringIO()), seeds=5)
+    line.update(12_000, ALL)
+    assert line.line(59) == "5 seeds,  12% 12,000/100,000  return 136.4  loss 11305"
+
+
 def test_terminal_has_one_line_that_does_not_wrap():
     file = io.StringIO()
     line = progress_line(Console(file=file, force_terminal=True, width=60, _environ={"TERM": "xterm"}))

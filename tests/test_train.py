@@ -98,10 +98,11 @@ def test_evaluation_comes_first_of_all_and_then_every_so_many_env_steps(finished
 @pytest.mark.parametrize("include_running", [False, True])
 def test_an_episode_that_goes_on_is_learned_from_only_if_asked(include_running, tmp_path):
     config = cli.compose([*SHORT, f"replay.include_running={include_running}", f"run_dir={tmp_path / 'run'}"])
-    run = loop.Run(config)
+    training = loop.Training(config)
     for _ in range(50):
-        run._collect()
-    run.close()
+        training._collect()
+    training.close()
+    (run,) = training.runs
     assert run.env_step == 100 and run.replay.num_steps == 51
     assert run.replay.can_sample(config.train.batch_length) == include_running
 
@@ -149,7 +150,7 @@ def test_a_stopped_run_goes_on_exactly(with_signal, finished, environment, tmp_p
 def test_a_stop_between_updates_goes_on_with_the_rest_of_them(updates, finished, tmp_path, monkeypatch):
     """In the middle of a block, and after the very last update, before the last evaluation."""
     config = cli.compose([*SHORT, "replay.memory_mb=1", f"run_dir={tmp_path / 'run'}"])
-    stopped = loop.Run(config)
+    stopped = loop.Training(config)
     run_dir.claim(config)
     train_chunk = stopped.agent.train_chunk
 

@@ -199,16 +199,16 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
 
     monkeypatch.setattr(agent, "train_chunk", count)
     monkeypatch.setattr(loop, "Agent", lambda *_: agent)  # compiled once
-    monkeypatch.setattr(loop.Run, "_evaluate", lambda self: None)
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
 
-    def start(name: str, *more: str) -> loop.Run:
+    def start(name: str, *more: str) -> loop.Training:
         config = cli.compose([*overrides, f"run_dir={tmp_path / name}", *more])
         run_dir.claim(config)
-        return loop.Run(config)
+        return loop.Training(config)
 
-    def finish(run: loop.Run) -> None:
-        run.train()
-        run.close()
+    def finish(training: loop.Training) -> None:
+        training.train()
+        training.close()
 
     whole, half = start("whole"), start("half")
     collect = half._collect
@@ -221,8 +221,9 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
     monkeypatch.setattr(half, "_collect", until_80)
     finish(whole)
     finish(half)
-    assert half.env_step == 81 and not half.finished
-    assert [step is not None and step.is_last for step in half.steps].count(False) > 0
+    (run,) = half.runs
+    assert run.env_step == 81 and not run.finished
+    assert [step is not None and step.is_last for step in run.steps].count(False) > 0
     rest = start("half", "train.workers=2")
     assert all(isinstance(env, WorkerEnv) for env in rest.envs)
     finish(rest)
@@ -246,6 +247,6 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
     episodes = replays[0].episodes()
     assert {episode.stream for episode in episodes} == {0, 1, 2}
     assert sum(episode.length - 1 for episode in episodes) == whole.env_step == 150
-    assert whole.updates == 2 * (150 // 12 - 60 // 12 + 1)
+    assert whole.runs[0].updates == 2 * (150 // 12 - 60 // 12 + 1)
     starts = {tuple(replays[0].episode(episode.id)["factors/place"][:1]) for episode in episodes}
     assert len(starts) == len(episodes)

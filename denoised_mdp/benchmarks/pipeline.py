@@ -73,40 +73,46 @@ class Watch:
             self.intervals[part].append((started, time.perf_counter()))
 
 
-def measure(config: Config, *, blocks: int) -> list[Row]:
-    """A run of an episode of prefill for each environment, then `blocks` + 1 blocks of updates.
+def measure(configs: Sequence[Config], *, blocks: int) -> list[Row]:
+    """A run of an episode of prefill for each environment, then `blocks` + 1 blocks of updates; of all seeds together.
 
     What happens until the first call of `train_chunk` is done, which compiles it, is left out.
     """
     with tempfile.TemporaryDirectory(prefix="denoised-mdp-pipeline-") as folder:
-        run = loop.Run(_short(config, Path(folder) / "run", blocks))
+        shortened = [_short(config, Path(folder) / str(config.seed), blocks) for config in configs]
+        training = loop.Training(*shortened)
         watch = Watch()
         watch.on(loop, "reset_all", "environment")
         watch.on(loop, "step_all", "environment")
-        watch.on(run.agent, "act", "acting")
-        watch.on(run.replay, "add", "write")
-        watch.on(run.replay, "sample", "sample")
-        watch.on_dispatch(run.agent, "train_chunk", "learn")
-        run.evaluated_at = 0  # no evaluation before the first step
+        for run in training.runs:
+            watch.on(run.replay, "add", "write")
+            watch.on(run.replay, "sample", "sample")
+            run.evaluated_at = 0  # no evaluation before the first step
+        programs = training.mapped or training.agent
+        watch.on(programs, "act", "acting")
+        watch.on_dispatch(programs, "train_chunk", "learn")
         try:
-            run.train()
+            training.train()
         finally:
             watch.close()
-            run.close()
+            training.close()
     started = watch.intervals["learn"][0][1]
     ended = watch.intervals["learn"][-1][1]
     wall = ended - started
     busy = {part: _covered(watch.intervals[part], started, ended) / wall for part in PARTS}
-    updates = config.train.updates * blocks
-    rows = [Row("time", wall, "s", f"{blocks} blocks of {config.train.updates} updates; no evaluation, no checkpoint")]
+    train, seeds = configs[0].train, len(configs)
+    rows = [
+        Row("time", wall, "s", f"{blocks} blocks of {train.updates} updates; no evaluation, no checkpoint"),
+        Row("seeds", seeds, "", "rates are those of all together"),
+    ]
     for part, meaning in PARTS.items():
         rows.append(Row(f"{part}_works", 100 * busy[part], "%", meaning))
         rows.append(Row(f"{part}_waits", 100 * (1 - busy[part]), "%"))
     everything = [interval for part in PARTS for interval in watch.intervals[part]]
     rows += [
         Row("none_works", 100 * (1 - _covered(everything, started, ended) / wall), "%", "what lies in between"),
-        Row("env_steps", config.train.every * blocks / wall, "env steps/s"),
-        Row("updates", updates / wall, "updates/s"),
+        Row("env_steps", seeds * train.every * blocks / wall, "env steps/s"),
+        Row("updates", seeds * train.updates * blocks / wall, "updates/s"),
         machine.resident(),
         machine.on_device(),
     ]

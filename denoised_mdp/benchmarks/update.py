@@ -16,6 +16,7 @@ from denoised_mdp.benchmarks.table import Row
 from denoised_mdp.benchmarks.timing import MatmulPeak, Time, spread, timed
 from denoised_mdp.config import Config
 from denoised_mdp.replay import Batch
+from denoised_mdp.seeds import Mapped, stack
 
 
 def random_batches(config: Config, action_size: int, updates: int) -> Batch:
@@ -32,13 +33,21 @@ def random_batches(config: Config, action_size: int, updates: int) -> Batch:
     )
 
 
-def measure(config: Config, *, action_size: int, chunk: int, repeats: int) -> list[Row]:
-    """`repeats` calls of `train_chunk` with `chunk` updates each, the batches already on the device."""
+def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds: int = 1) -> list[Row]:
+    """`repeats` calls of `train_chunk` with `chunk` updates each, the batches already on the device.
+
+    seeds: so many agents side by side; an iteration is one update of each of them.
+    """
     agent, key = Agent(config, action_size), jax.random.key(0)
     batches = jax.device_put(random_batches(config, action_size, chunk))
     state = agent.create(key)
+    traced = flops.of_program(agent.train_step, state, jax.tree.map(lambda v: v[0], batches), key)
+    train_chunk = agent.train_chunk
+    if seeds > 1:
+        state, batches, key = stack([(state, batches, key)] * seeds)
+        train_chunk = Mapped(agent, seeds).train_chunk
     started = time.perf_counter()
-    program = agent.train_chunk.lower(state, batches, key).compile()
+    program = train_chunk.lower(state, batches, key).compile()
     compiled_in = time.perf_counter() - started
     state, _ = program(state, batches, key)  # the first call touches memory that the later ones find in place
     jax.block_until_ready(state)
@@ -53,14 +62,14 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int) -> li
 
     by_hand = config.policy.name == "dynamics" and config.model.name != "tia"
     counted = flops.of_update(config, action_size) if by_hand else {}
+    counted, traced = {part: seeds * count for part, count in counted.items()}, seeds * traced
     flop = sum(counted.values())
     rows = spread("iteration", [call.wall / chunk for call in calls])
     rows += spread("iteration_cpu", [call.cpu / chunk for call in calls], note="user and system, all threads")
-    rows += [Row("updates_per_call", chunk)]
+    rows += [Row("updates_per_call", chunk), Row("seeds", seeds, "", "an iteration is one update of each")]
     if flop:
         rows += [Row("flop", flop / 1e9, "GFLOP", "counted by hand: what the result needs")]
         rows += [Row(f"flop_{part}", count / 1e9, "GFLOP") for part, count in counted.items()]
-    traced = flops.of_program(agent.train_step, state, jax.tree.map(lambda v: v[0], batches), key)
     reported = (program.cost_analysis() or {}).get("flops")
     rows += [
         Row("flop_traced", traced / 1e9, "GFLOP", "matrix products and convolutions of the traced program"),
