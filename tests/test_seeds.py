@@ -106,8 +106,9 @@ def make_agents(programs: Agent | Mapped) -> InTurn | Together:
 def test_seeds_learn_together_what_they_learn_alone(programs, tolerance, learned_alone, request):
     """On identical batches. In turn nothing differs; side by side sums are added up in another order.
 
-    The parameters are of size 0.1 to 1, of which float32 keeps 1e-7; ten steps of Adam, each as long as its learning
-    rate whatever the gradient's size, make ... of it.
+    That is 2e-7 after one update and 3e-6 after ten, measured: float32 keeps 1e-7 of parameters of size 1, and where
+    gradients are small Adam makes steps of the learning rate, up to 1e-3, of what is left of them. Another batch or
+    another key would make it 1e-3.
     """
     together = make_agents(request.getfixturevalue(programs))
     for update in range(10):
@@ -115,7 +116,6 @@ def test_seeds_learn_together_what_they_learn_alone(programs, tolerance, learned
         if update in (0, 9):
             for seed in (0, 1):
                 difference = largest_difference(together[seed].state, learned_alone[seed, update + 1])
-                print(programs, update + 1, seed, difference)
                 assert difference <= tolerance
     assert largest_difference(together[0].state.world_model, together[1].state.world_model) > 0.01
 
@@ -181,7 +181,9 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
         assert config.differences(run_dir.load(ours), run_dir.load(theirs)) == []
         assert (ours / "config.yaml").read_text() == (theirs / "config.yaml").read_text().replace(str(other), str(base))
         paths = [checkpoint.all_of(path)[-1] for path in (ours, theirs)]
-        assert checkpoint.load_progress(paths[0]) == checkpoint.load_progress(paths[1])
+        progress, single = (checkpoint.load_progress(path) for path in paths)
+        exact = progress if tolerance == 0 else ("env_step", "updates", "evaluated_at", "finished", "sampling", "replay")
+        assert {name: progress[name] for name in exact} == {name: single[name] for name in exact}
         arrays, others = (load_file(path / "state.safetensors") for path in paths)
         assert arrays.keys() == others.keys()
         for name, array in arrays.items():
@@ -206,7 +208,7 @@ def test_two_seeds_leave_what_two_single_runs_leave(on, alone, mapped, tmp_path,
     if on == "gpu":
         monkeypatch.setattr(loop, "side_by_side", lambda *_: mapped)
     start(tmp_path)
-    assert_same_runs(tmp_path, alone, tolerance=0.0 if on == "cpu" else 1e-4)
+    assert_same_runs(tmp_path, alone, tolerance=0.0 if on == "cpu" else 1e-5)
     first, second = (Replay.open(folder(tmp_path, seed)).episode(0) for seed in (0, 1))
     assert not np.array_equal(first["observation"], second["observation"])
     assert not np.array_equal(first["action"], second["action"])
@@ -262,16 +264,16 @@ def test_seeds_of_which_some_were_saved_go_back_to_where_all_were(alone, tmp_pat
 
 
 def test_seeds_at_different_env_steps_are_refused_until_they_are_level(tmp_path):
-    start_alone(tmp_path, 0, "train.env_steps=40")
+    start_alone(tmp_path, 0, "train.env_steps=42")
     with pytest.raises(UserError) as caught:
         start(tmp_path)
     (line,) = str(caught.value).splitlines()
-    assert "seed 0 at 40, seed 1 at 0" in line
-    assert f"seed=1 run_dir={folder(tmp_path, 1)} train.env_steps=40" in line
+    assert "seed 0 at 42, seed 1 at 0" in line
+    assert f"seed=1 run_dir={folder(tmp_path, 1)} train.env_steps=42" in line
     assert not folder(tmp_path, 1).exists()
-    start_alone(tmp_path, 1, "train.env_steps=40")
-    start(tmp_path, "train.env_steps=44")
-    assert newest(tmp_path) == [44, 44]
+    start_alone(tmp_path, 1, "train.env_steps=42")
+    start(tmp_path, "train.env_steps=46")
+    assert newest(tmp_path) == [46, 46]
 
 
 def test_all_seeds_can_learn_from_one_replay_each_with_its_own_batches(alone, tmp_path):
