@@ -38,6 +38,7 @@ CHANGEABLE = (
     "analysis",
     "checkpoint",
     "logger",
+    "replay.device",
     "replay.memory_mb",
 )
 
@@ -290,7 +291,8 @@ class Replay(Settings):
     """Experience on disk."""
 
     capacity: Size  # agent steps kept on disk; the oldest whole episodes go first
-    memory_mb: Size  # bound on the batches held in memory at a time
+    memory_mb: Size  # bound on the batches held in memory at a time: those of two chunks of updates
+    device: bool = False  # all that can be sampled is on the accelerator too; the files of the first runs lack it
     source: Text | None  # train on this other run's replay, without collecting
     factors: bool  # keep the ground truth of every step (joints, targets, all noise) beside its frame
     include_running: bool  # sample from episodes that are still going on

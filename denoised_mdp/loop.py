@@ -18,10 +18,12 @@ from denoised_mdp import checkpoint, run_dir, visualize
 from denoised_mdp.agent import Agent
 from denoised_mdp.compilation import cache_programs
 from denoised_mdp.config import Config
+from denoised_mdp.device_replay import DeviceReplay, rows_needed
 from denoised_mdp.envs import Step, reset_all, step_all
 from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import evaluation_envs, rollout, summary, training_envs
 from denoised_mdp.logger import Logger
+from denoised_mdp.prefetch import run_chunks
 from denoised_mdp.replay import Replay
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Run:
         self.rng = np.random.default_rng(config.seed)
         self.collects = config.replay.source is None
         self.replay = self._open_replay()
+        self.on_device = self._open_device_replay() if config.replay.device else None
         self.logger = Logger(
             self.folder,
             total_env_steps=config.train.env_steps,
@@ -140,6 +143,24 @@ class Run:
             **shapes,
         )
 
+    def _open_device_replay(self) -> DeviceReplay:
+        train, env = self.config.train, self.config.env
+        ours = rows_needed(
+            capacity=self.config.replay.capacity,
+            env_steps=train.env_steps,
+            action_repeat=env.action_repeat,
+            episode_frames=env.episode_frames,
+            envs=train.envs,
+        )
+        return DeviceReplay(self.replay.dtype, ours if self.collects else self.replay.num_steps)
+
+    def _source(self) -> Replay | DeviceReplay:
+        """Where batches are drawn from: the replay, or its copy on the device, brought up to date."""
+        if self.on_device is None:
+            return self.replay
+        self.on_device.update(self.replay)
+        return self.on_device
+
     def _due(self, every: int, *, since: int) -> bool:
         """Whether a multiple of `every` env steps lies after `since`, up to now."""
         return self.env_step // every > since // every
@@ -201,14 +222,18 @@ class Run:
         if target <= self.updates or not self.replay.can_sample(train.batch_length):
             return
         batch_bytes = train.batch_size * train.batch_length * self.replay.dtype.itemsize
-        fits = max(1, self.config.replay.memory_mb * 2**20 // batch_bytes)
+        fits = max(1, self.config.replay.memory_mb * 2**20 // (2 * batch_bytes))
         chunk = max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
-        started, first, metrics = time.monotonic(), self.updates, []
-        while self.updates < target and self.stop_signal is None:
-            batches = self.replay.sample(self.rng, chunk, train.batch_length, train.batch_size)
-            self.state, chunk_metrics = self.agent.train_chunk(self.state, batches, self.keys[LEARN])
-            metrics.append(chunk_metrics)
-            self.updates += chunk
+        started, source = time.monotonic(), self._source()
+        self.state, metrics = run_chunks(
+            self.state,
+            lambda: source.sample(self.rng, chunk, train.batch_length, train.batch_size),
+            lambda state, batches: self.agent.train_chunk(state, batches, self.keys[LEARN]),
+            chunks=-(-(target - self.updates) // chunk),
+            stopped=lambda: self.stop_signal is not None,
+        )
+        done = chunk * len(metrics)
+        self.updates += done
         if not metrics:
             return
         means = {name: float(np.mean([chunk[name] for chunk in metrics])) for name in metrics[0]}
@@ -218,7 +243,7 @@ class Run:
                 f"{self.saved[0]}: lower the learning rates, or look at what the environment rewards"
             )
         means["train/updates"] = self.updates
-        means["speed/updates_per_second"] = (self.updates - first) / (time.monotonic() - started)
+        means["speed/updates_per_second"] = done / (time.monotonic() - started)
         means["speed/env_steps_per_second"] = self.logger.env_steps_per_second or 0.0
         self.logger.log(self.env_step, means)
 
