@@ -307,6 +307,7 @@ class Train(Settings):
     prefill: Count  # env steps of uniform random actions
     every: Size  # env steps between blocks of updates
     updates: Size  # gradient updates in a block
+    staleness: Literal[0, 1] = 0  # blocks of updates that the policy which collects lacks; the first runs lack this
     batch_size: Size  # B, sequences
     batch_length: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # T, agent steps
 

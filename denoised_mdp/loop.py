@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from denoised_mdp import checkpoint, run_dir, visualize
-from denoised_mdp.agent import Agent
+from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.compilation import cache_programs
 from denoised_mdp.config import Config
 from denoised_mdp.device_replay import DeviceReplay, rows_needed
@@ -23,6 +23,7 @@ from denoised_mdp.envs import Step, reset_all, step_all
 from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import evaluation_envs, rollout, summary, training_envs
 from denoised_mdp.logger import Logger
+from denoised_mdp.overlap import Blocks, copied
 from denoised_mdp.prefetch import run_chunks
 from denoised_mdp.replay import Replay
 
@@ -69,7 +70,9 @@ class Run:
         self.envs = training_envs(config)
         self.eval_envs = evaluation_envs(config)
         self.agent = Agent(config, self.envs[0].action_size)
-        self.keys = jax.random.split(jax.random.key(config.seed), 4)
+        self.keys = list(jax.random.split(jax.random.key(config.seed), 4))
+        if config.train.staleness:
+            self.keys[COLLECT] = copied(self.keys[COLLECT])
         self.rng = np.random.default_rng(config.seed)
         self.collects = config.replay.source is None
         self.replay = self._open_replay()
@@ -83,15 +86,17 @@ class Run:
             config=config.model_dump(),
         )
         self.state = self.agent.create(self.keys[INITIALISE])
+        self._hand_over()
+        self.blocks = Blocks(beside=config.train.staleness > 0)
         self.memory = self.agent.initial(len(self.envs))
         self.steps: list[Step | None] = [None] * len(self.envs)  # the current ones; None before the first reset
         self.episode_returns, self.episode_lengths = [0.0] * len(self.envs), [0] * len(self.envs)
-        self.env_step = self.updates = 0
+        self.env_step = self.updates = self.begun = 0  # begun: updates under way
         self.evaluated_at = -1
         self.finished = False
         self.saved = (-1, 0, -1, False)  # env step, updates, last evaluation, finished: of the newest checkpoint
         self.stop_signal: str | None = None
-        self.warned = False
+        self.closing = self.warned = False
         self.monitor: Monitor | None = None  # made when it is first wanted
 
     def train(self) -> None:
@@ -106,20 +111,25 @@ class Run:
                 self._save()  # early, so that a run has something to go on from
             while True:
                 self._learn()
-                self._evaluate()
-                if self.stop_signal is not None:  # before another step, so that the rest of this one comes first
-                    break
-                if self.env_step >= self.config.train.env_steps:
-                    self.finished = True
-                    break
-                if self._due(self.config.checkpoint.every, since=self.saved[0]):
-                    self._save()
-                self._collect() if self.collects else self._pretend()
+                if not self.blocks.under_way:  # else these wait, for at most `train.every` env steps
+                    self._evaluate()
+                    if self.stop_signal is not None:  # before another step, so that the rest of this one comes first
+                        break
+                    if self.env_step >= self.config.train.env_steps:
+                        self.finished = True
+                        break
+                    if self._due(self.config.checkpoint.every, since=self.saved[0]):
+                        self._save()
+                    self._begin_block()
+                with self.blocks.acting():
+                    self._collect() if self.collects else self._pretend()
                 self.logger.progress(self.env_step)
             self._save()
 
     def close(self) -> None:
         """Frees the simulators and files: a sweep goes on in this process."""
+        self.closing = True
+        self.blocks.close()
         for env in (*self.envs, *self.eval_envs):
             env.close()
         self.replay.close()
@@ -154,11 +164,11 @@ class Run:
         )
         return DeviceReplay(self.replay.dtype, ours if self.collects else self.replay.num_steps)
 
-    def _source(self) -> Replay | DeviceReplay:
-        """Where batches are drawn from: the replay, or its copy on the device, brought up to date."""
+    def _source(self, contents: Replay) -> Replay | DeviceReplay:
+        """Where batches are drawn from: the contents, or their copy on the device, brought up to date."""
         if self.on_device is None:
-            return self.replay
-        self.on_device.update(self.replay)
+            return contents
+        self.on_device.update(contents)
         return self.on_device
 
     def _due(self, every: int, *, since: int) -> bool:
@@ -201,8 +211,7 @@ class Run:
         if self.env_step < self.config.train.prefill:
             return np.asarray(jax.random.uniform(key, (len(steps), self.agent.action_size), minval=-1, maxval=1))
         self.memory = self.agent.act(
-            self.state.world_model,
-            self.state.policy.actor,
+            *self.acting,
             self.memory,
             np.stack([step.observation for step in steps]),
             np.array([step.is_first for step in steps]),
@@ -212,28 +221,62 @@ class Run:
         return np.asarray(self.memory.action)
 
     def _learn(self) -> None:
-        """Updates until there are `train.updates` for each `train.every` env steps since the prefill.
+        """Where updates are due: waits for those that are under way, and, without staleness, does the next at once."""
+        at_the_end = self.env_step >= self.config.train.env_steps
+        if self._updates_due() or at_the_end:
+            self._end_block()
+            if at_the_end or not self.config.train.staleness:
+                self._begin_block()
+                self._end_block()
 
-        Cut into equal chunks whose batches fit `replay.memory_mb`; a chunk of another length would compile anew.
-        """
+    def _updates_due(self) -> int:
+        """How many are missing, and not under way, to `train.updates` for each `train.every` steps since prefill."""
         train = self.config.train
         blocks = self.env_step // train.every - -(-train.prefill // train.every) + 1
-        target = train.updates * max(0, blocks)
-        if target <= self.updates or not self.replay.can_sample(train.batch_length):
+        return max(0, train.updates * blocks - self.updates - self.begun)
+
+    def _hand_over(self) -> None:
+        """What has been learned to the actor: a copy where it goes on during updates, which write over the state."""
+        learned = (self.state.world_model, self.state.policy.actor)
+        self.acting = copied(learned) if self.config.train.staleness else learned
+
+    def _begin_block(self) -> None:
+        """Begins the updates that are due; what has been collected by now is what they sample from."""
+        due, contents = self._updates_due(), self.replay
+        if not due or not contents.can_sample(self.config.train.batch_length):
             return
-        batch_bytes = train.batch_size * train.batch_length * self.replay.dtype.itemsize
+        if self.config.train.staleness:
+            contents = contents.snapshot()
+            self._hand_over()
+        self.begun = due
+        self.blocks.begin(partial(self._block, contents, due))
+
+    def _block(self, contents: Replay, updates: int) -> tuple[TrainState, list[dict[str, jax.Array]], int]:
+        """The state after so many updates, metrics of each chunk, and the updates in a chunk.
+
+        Chunks are equal and their batches fit `replay.memory_mb`; a chunk of another length would compile anew.
+        """
+        train, source = self.config.train, self._source(contents)
+        batch_bytes = train.batch_size * train.batch_length * contents.dtype.itemsize
         fits = max(1, self.config.replay.memory_mb * 2**20 // (2 * batch_bytes))
         chunk = max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
-        started, source = time.monotonic(), self._source()
-        self.state, metrics = run_chunks(
+        state, metrics = run_chunks(
             self.state,
             lambda: source.sample(self.rng, chunk, train.batch_length, train.batch_size),
             lambda state, batches: self.agent.train_chunk(state, batches, self.keys[LEARN]),
-            chunks=-(-(target - self.updates) // chunk),
-            stopped=lambda: self.stop_signal is not None,
+            chunks=-(-updates // chunk),
+            stopped=lambda: self.closing or (self.stop_signal is not None and not train.staleness),
         )
-        done = chunk * len(metrics)
-        self.updates += done
+        return state, metrics, chunk
+
+    def _end_block(self) -> None:
+        """Waits for the updates that are under way, takes over what they have learned and logs it."""
+        if not self.blocks.under_way:
+            return
+        self.state, metrics, chunk = self.blocks.end()
+        self.updates, self.begun = self.updates + chunk * len(metrics), 0
+        if not self.config.train.staleness:
+            self._hand_over()
         if not metrics:
             return
         means = {name: float(np.mean([chunk[name] for chunk in metrics])) for name in metrics[0]}
@@ -243,9 +286,8 @@ class Run:
                 f"{self.saved[0]}: lower the learning rates, or look at what the environment rewards"
             )
         means["train/updates"] = self.updates
-        means["speed/updates_per_second"] = done / (time.monotonic() - started)
         means["speed/env_steps_per_second"] = self.logger.env_steps_per_second or 0.0
-        self.logger.log(self.env_step, means)
+        self.logger.log(self.env_step, means | self.blocks.speeds(chunk * len(metrics)))
 
     def _evaluate(self) -> None:
         """The held-out returns, and now and then a picture of what the model believes, and what its parts know."""
@@ -314,6 +356,7 @@ class Run:
     def _restore(self, path: Path) -> None:
         progress = checkpoint.load_progress(path)
         self.state, self.memory = checkpoint.load_state(path, (self.state, self.memory))
+        self._hand_over()
         self.env_step, self.updates = progress["env_step"], progress["updates"]
         self.evaluated_at = progress["evaluated_at"]
         self.saved = (self.env_step, self.updates, self.evaluated_at, progress["finished"])

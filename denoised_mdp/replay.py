@@ -99,7 +99,7 @@ class Replay:
     """Episodes of one or several environments in a folder, the oldest forgotten beyond `capacity` rows.
 
     A new replay in a folder that already holds episodes wants `restore` first: with the index of a checkpoint to go
-    on from there, with None to start over. Not thread-safe: add and sample from one thread.
+    on from there, with None to start over. Not thread-safe: other threads read a `snapshot`.
 
     Args:
         directory: where the episodes and `spec.json` lie; made, if missing, by `restore` or the first `add`.
@@ -262,6 +262,16 @@ class Replay:
         """Brings the running episodes to the disk (fsync); only a power cut needs it, before a checkpoint."""
         for file in self._open_files.values():
             os.fsync(file)
+
+    def snapshot(self) -> "Replay":
+        """The contents as they are now, read-only: another thread may read them while this replay goes on.
+
+        What this replay forgets meanwhile stays there until `release`.
+        """
+        copy = Replay.__new__(Replay)
+        copy._set_up(self.directory, self.dtype, capacity=0, include_running=self.include_running, writable=False)
+        copy._finished, copy._running, copy._next_id = dict(self._finished), dict(self._running), self._next_id
+        return copy
 
     def close(self) -> None:
         """Closes the files; adding opens them again."""
