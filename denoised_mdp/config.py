@@ -29,6 +29,8 @@ from denoised_mdp.errors import UserError, did_you_mean, one_line
 # What may change when a run goes on from its checkpoint; the rest would make it another run. A name stands for all
 # below it. `train.env_steps` extends a run; the others say where to work and look and what to keep, and teach nothing.
 CHANGEABLE = (
+    "devices",
+    "distributed",
     "run_dir",
     "train.env_steps",
     "train.workers",
@@ -350,6 +352,8 @@ class Config(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
     run_dir: Text
+    devices: Size = 1  # of each process, among which batches are divided; the files of the first runs lack it
+    distributed: bool = False  # several processes, as a scheduler has started them; likewise
     env: Env
     render: Render
     noise: Noise
@@ -405,6 +409,8 @@ def _misfits(config: Config) -> Iterator[str]:
             f"train.envs={train.envs}: their first episodes end at env step {first_end}, beyond train.env_steps="
             f"{train.env_steps}, and nothing would be learned before: fewer of them, or replay.include_running=true"
         )
+    if replay.device and config.distributed:
+        yield "replay.device=true: not with distributed=true, where each process reads its share from the disk"
     if replay.capacity < train.batch_length:
         yield f"replay.capacity={replay.capacity}: must be at least train.batch_length={train.batch_length}"
     if train.every < config.env.action_repeat:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,15 @@ from denoised_mdp import checkpoint, run_dir, visualize
 from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.compilation import cache_programs
 from denoised_mdp.config import Config
-from denoised_mdp.device_replay import DeviceReplay, rows_needed
+from denoised_mdp.device_replay import DeviceReplay, Gathered, rows_needed
 from denoised_mdp.envs import Step, reset_all, step_all
 from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import evaluation_envs, rollout, summary, training_envs
 from denoised_mdp.logger import Logger
 from denoised_mdp.overlap import Blocks, copied
+from denoised_mdp.parallel import Devices, join_processes
 from denoised_mdp.prefetch import run_chunks
-from denoised_mdp.replay import Replay
+from denoised_mdp.replay import Batch, Replay
 
 if TYPE_CHECKING:
     from denoised_mdp.analysis.monitor import Monitor
@@ -36,9 +37,13 @@ _log = logging.getLogger(__name__)
 # that a resumed run draws what an uninterrupted one would.
 INITIALISE, COLLECT, LEARN, EVALUATE = range(4)
 
+END = "end"  # told to the processes that follow
+
 
 def train(config: Config) -> None:
     """Starts the run of `config.run_dir`, or goes on with it, to its end or to a signal."""
+    if config.distributed:
+        join_processes()
     folder = Path(config.run_dir)
     path = checkpoint.latest(folder)
     progress = None if path is None else checkpoint.load_progress(path)
@@ -52,9 +57,10 @@ def train(config: Config) -> None:
         return
     cache_programs()
     run = Run(config)
-    run_dir.claim(config)  # the first thing written
+    if run.devices.leads:
+        run_dir.claim(config)  # the first thing written
     try:
-        run.train()
+        run.train() if run.devices.leads else run.follow()
     finally:
         run.close()
     if run.stop_signal is not None:
@@ -69,10 +75,13 @@ class Run:
         self.config, self.folder = config, Path(config.run_dir)
         self.envs = training_envs(config)
         self.eval_envs = evaluation_envs(config)
+        self.devices = Devices(config.devices, config.train.batch_size)
         self.agent = Agent(config, self.envs[0].action_size)
+        self.agent.train_chunk = self.devices.compiled(self.agent.train_chunk)
         self.keys = list(jax.random.split(jax.random.key(config.seed), 4))
         if config.train.staleness:
             self.keys[COLLECT] = copied(self.keys[COLLECT])
+        self.keys[LEARN] = self.devices.replicate(self.keys[LEARN])
         self.rng = np.random.default_rng(config.seed)
         self.collects = config.replay.source is None
         self.replay = self._open_replay()
@@ -85,7 +94,7 @@ class Run:
             progress=config.logger.progress,
             config=config.model_dump(),
         )
-        self.state = self.agent.create(self.keys[INITIALISE])
+        self.state = self.devices.replicate(self.agent.create(self.keys[INITIALISE]))
         self._hand_over()
         self.blocks = Blocks(beside=config.train.staleness > 0)
         self.memory = self.agent.initial(len(self.envs))
@@ -101,10 +110,13 @@ class Run:
 
     def train(self) -> None:
         """Runs to the end, or to a signal, and leaves a checkpoint in either case."""
-        if (path := checkpoint.latest(self.folder)) is not None:
+        path = checkpoint.latest(self.folder)
+        self.devices.tell(None if path is None else path.name)
+        if path is not None:
             self._restore(path)
         elif self.collects:
             self.replay.restore(None)
+        self.devices.tell()  # the others have read the checkpoint too
         with self._signals(), self.logger:
             self.logger.start(self.env_step or None)
             if path is None:
@@ -125,6 +137,17 @@ class Run:
                     self._collect() if self.collects else self._pretend()
                 self.logger.progress(self.env_step)
             self._save()
+            self.devices.tell(END)
+
+    def follow(self) -> None:
+        """In a process that does not lead: the updates that it is told to compute its share of, to the end."""
+        if (name := self.devices.tell()) is not None:
+            self._restore(self.folder / checkpoint.FOLDER / name)
+        self.devices.tell()
+        with self._signals():
+            while (block := self.devices.tell()) != END:
+                self.replay.restore(block["replay"])
+                self.state, _, _ = self._block(self.replay, block["updates"])
 
     def close(self) -> None:
         """Frees the simulators and files: a sweep goes on in this process."""
@@ -145,13 +168,14 @@ class Run:
                     f"{self.config.train.batch_length} steps"
                 )
             return source
-        return Replay(
+        ours = Replay(
             self.folder / "replay",
             capacity=replay.capacity,
             factors=self.envs[0].factor_specs if replay.factors else None,
             include_running=replay.include_running,
             **shapes,
         )
+        return ours if self.devices.leads else ours.snapshot()
 
     def _open_device_replay(self) -> DeviceReplay:
         train, env = self.config.train, self.config.env
@@ -162,14 +186,15 @@ class Run:
             episode_frames=env.episode_frames,
             envs=train.envs,
         )
-        return DeviceReplay(self.replay.dtype, ours if self.collects else self.replay.num_steps)
+        rows = ours if self.collects else self.replay.num_steps
+        return DeviceReplay(self.replay.dtype, rows, self.devices.replicate)
 
-    def _source(self, contents: Replay) -> Replay | DeviceReplay:
-        """Where batches are drawn from: the contents, or their copy on the device, brought up to date."""
+    def _sampler(self, contents: Replay) -> Callable[..., Batch | Gathered]:
+        """What draws batches: from the copy on the device, or from the disk, where each process reads its share."""
         if self.on_device is None:
-            return contents
+            return partial(contents.sample, columns=self.devices.columns)
         self.on_device.update(contents)
-        return self.on_device
+        return self.on_device.sample
 
     def _due(self, every: int, *, since: int) -> bool:
         """Whether a multiple of `every` env steps lies after `since`, up to now."""
@@ -237,7 +262,7 @@ class Run:
 
     def _hand_over(self) -> None:
         """What has been learned to the actor: a copy where it goes on during updates, which write over the state."""
-        learned = (self.state.world_model, self.state.policy.actor)
+        learned = self.devices.local((self.state.world_model, self.state.policy.actor))
         self.acting = copied(learned) if self.config.train.staleness else learned
 
     def _begin_block(self) -> None:
@@ -249,6 +274,9 @@ class Run:
             contents = contents.snapshot()
             self._hand_over()
         self.begun = due
+        if self.devices.processes > 1:
+            self.replay.flush()
+            self.devices.tell({"replay": contents.index(), "updates": due})
         self.blocks.begin(partial(self._block, contents, due))
 
     def _block(self, contents: Replay, updates: int) -> tuple[TrainState, list[dict[str, jax.Array]], int]:
@@ -256,16 +284,17 @@ class Run:
 
         Chunks are equal and their batches fit `replay.memory_mb`; a chunk of another length would compile anew.
         """
-        train, source = self.config.train, self._source(contents)
+        train, sample = self.config.train, self._sampler(contents)
         batch_bytes = train.batch_size * train.batch_length * contents.dtype.itemsize
         fits = max(1, self.config.replay.memory_mb * 2**20 // (2 * batch_bytes))
         chunk = max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
+        at_once = not train.staleness and self.devices.processes == 1  # else a stop waits for the end of the block
         state, metrics = run_chunks(
             self.state,
-            lambda: source.sample(self.rng, chunk, train.batch_length, train.batch_size),
+            lambda: self.devices.divide(sample(self.rng, chunk, train.batch_length, train.batch_size)),
             lambda state, batches: self.agent.train_chunk(state, batches, self.keys[LEARN]),
             chunks=-(-updates // chunk),
-            stopped=lambda: self.closing or (self.stop_signal is not None and not train.staleness),
+            stopped=lambda: self.closing or (self.stop_signal is not None and at_once),
         )
         return state, metrics, chunk
 
@@ -311,7 +340,7 @@ class Run:
         if self.monitor is None:
             analysis, seed = self.config.analysis, self.config.evaluate.seed
             self.monitor = Monitor(self.eval_envs[: analysis.clips], repeats=analysis.repeats, seed=seed)
-        metrics, alarms = self.monitor(self.state.world_model)
+        metrics, alarms = self.monitor(self.devices.local(self.state.world_model))
         self.logger.log(self.env_step, metrics)
         for alarm in alarms if self.updates else ():
             _log.warning("env step %d: %s", self.env_step, alarm.text)
@@ -319,10 +348,11 @@ class Run:
     def _rollout(self, film: bool) -> None:
         evaluate = self.config.evaluate
         key, draw_key = jax.random.split(jax.random.fold_in(self.keys[EVALUATE], self.env_step))
-        episodes = rollout(self.agent, self.state, self.eval_envs, key, seed=evaluate.seed, record=int(film))
+        state = self.devices.local(self.state)
+        episodes = rollout(self.agent, state, self.eval_envs, key, seed=evaluate.seed, record=int(film))
         self.logger.log(self.env_step, summary(episodes))
         if film:
-            rows = visualize.decompose(self.state.world_model, episodes[0].observation, episodes[0].action, draw_key)
+            rows = visualize.decompose(state.world_model, episodes[0].observation, episodes[0].action, draw_key)
             picture, video = visualize.write(self.folder / "videos" / f"{self.env_step:09d}", rows)
             self.logger.image(self.env_step, "evaluate/picture", picture)
             self.logger.video(self.env_step, "evaluate/video", video)
@@ -355,7 +385,8 @@ class Run:
 
     def _restore(self, path: Path) -> None:
         progress = checkpoint.load_progress(path)
-        self.state, self.memory = checkpoint.load_state(path, (self.state, self.memory))
+        state, self.memory = checkpoint.load_state(path, (self.state, self.memory))
+        self.state = self.devices.replicate(state)
         self._hand_over()
         self.env_step, self.updates = progress["env_step"], progress["updates"]
         self.evaluated_at = progress["evaluated_at"]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from denoised_mdp.distributions import Normal
+from denoised_mdp.parallel import spread
 
 Initializer = Callable[..., jax.Array]
 
@@ -44,7 +45,7 @@ class Linear(nnx.Module):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         batch = inputs.shape[:-1]
-        outputs = inputs.reshape(math.prod(batch), inputs.shape[-1]) @ self.kernel[...]
+        outputs = spread(inputs.reshape(math.prod(batch), inputs.shape[-1])) @ self.kernel[...]
         if self.bias is not None:
             outputs = outputs + self.bias[...][None]
         return outputs.reshape(*batch, outputs.shape[-1])
@@ -126,7 +127,7 @@ class ConvEncoder(nnx.Module):
         self.output = Linear(size * size * channels, embedding, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        hidden = images.reshape(-1, *images.shape[-3:])
+        hidden = spread(images.reshape(-1, *images.shape[-3:]))
         for layer in self.layers:
             hidden = jax.nn.relu(layer(hidden))
         return self.output(hidden.reshape(*images.shape[:-3], -1))
@@ -158,7 +159,7 @@ class ConvDecoder(nnx.Module):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         hidden = jax.nn.relu(self.input(inputs))
-        hidden = hidden.reshape(-1, 1, 1, hidden.shape[-1])
+        hidden = spread(hidden.reshape(-1, 1, 1, hidden.shape[-1]))
         for layer in self.layers[:-1]:
             hidden = jax.nn.relu(layer(hidden))
         images = self.layers[-1](hidden)
@@ -192,7 +193,7 @@ class PatchEncoder(nnx.Module):
         self.output = Linear(side * side * channels[-1], embedding, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        hidden = images.reshape(-1, *images.shape[-3:])
+        hidden = spread(images.reshape(-1, *images.shape[-3:]))
         for layer, size in zip(self.layers, PATCHES, strict=True):
             hidden = jax.nn.elu(layer(to_patches(hidden, size)))
         return self.output(hidden.reshape(*images.shape[:-3], -1))
@@ -211,7 +212,7 @@ class PatchDecoder(nnx.Module):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         flat = jax.nn.elu(self.input(inputs))
-        hidden = flat.reshape(-1, self.side, self.side, flat.shape[-1] // self.side**2)
+        hidden = spread(flat.reshape(-1, self.side, self.side, flat.shape[-1] // self.side**2))
         for layer, size in zip(self.layers[:0:-1], PATCHES[:0:-1], strict=True):
             hidden = jax.nn.elu(from_patches(layer(hidden), size))
         images = from_patches(self.layers[0](hidden), PATCHES[0])

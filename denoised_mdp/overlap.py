@@ -43,9 +43,10 @@ class Blocks:
         if self._thread is not None:
             self._block = self._thread.submit(self._timed, block)
             return
-        self._block = Future()
+        done = Future()
         with self._watch_waiting():
-            self._block.set_result(self._timed(block))
+            done.set_result(self._timed(block))
+        self._block = done
 
     def end(self) -> Any:
         """Waits for the block that is under way, and returns what it returned or raises what it raised."""

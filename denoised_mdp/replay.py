@@ -19,7 +19,7 @@ a power cut.
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -385,16 +385,27 @@ class Replay:
         return any(episode.length >= length for episode in self.sampled())
 
     def sample(
-        self, rng: np.random.Generator, updates: int, length: int, batch: int, *, with_factors: bool = False
+        self,
+        rng: np.random.Generator,
+        updates: int,
+        length: int,
+        batch: int,
+        *,
+        columns: Collection[int] | None = None,
+        with_factors: bool = False,
     ) -> Batch:
         """Draws `updates` (K) batches of `batch` (B) sequences of `length` (T) steps, each from within one episode.
 
-        The outcome depends on `rng` and the contents alone, and is that of K calls for one batch.
+        The outcome depends on `rng` and the contents alone, and is that of K calls for one batch. With `columns` only
+        these of the B sequences are read, and B is their number in what is returned.
 
         Raises:
             ReplayError: no episode has `length` rows, or a file has been deleted or cut meanwhile.
         """
         starts = self.draw(rng, updates, length, batch)
+        if columns is not None:
+            starts = [start for j, start in enumerate(starts) if j % batch in columns]
+            batch = len(columns)
         observation = np.empty((updates, length, batch, *self.dtype["observation"].shape), np.uint8)
         small = np.empty((updates, length, batch), self._small)
         frames, rests = _bytes_of(observation), _bytes_of(small)

@@ -1,0 +1,26 @@
+"""A run of two updates and little else, to be started in processes of its own: python parallel_run.py key=value ..."""
+
+import sys
+
+from denoised_mdp import cli, errors, loop
+
+SETTINGS = {
+    "size": "debug",
+    "model": "x",
+    "env": "custom",
+    "env.constructor": "worker_world:make",
+    "train.env_steps": 60,
+    "train.prefill": 59,  # the policy never acts
+    "train.every": 60,
+    "train.updates": 2,
+    "train.batch_length": 4,
+    "logger.tensorboard": "false",
+    "logger.progress": "false",
+}
+
+if __name__ == "__main__":
+    loop.Run._evaluate = lambda self: None  # type: ignore[method-assign]
+    try:
+        loop.train(cli.compose([*(f"{name}={value}" for name, value in SETTINGS.items()), *sys.argv[1:]]))
+    except errors.UserError as error:
+        sys.exit(f"error: {error}")

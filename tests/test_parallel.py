@@ -1,0 +1,108 @@
+"""Batches divided among two devices, and among two processes: the same run but for the order of sums."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from denoised_mdp import checkpoint
+from denoised_mdp.replay import Replay
+
+pytestmark = pytest.mark.xdist_group("parallel")  # in one worker: they share a run
+
+TESTS = Path(__file__).resolve().parent
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
+
+
+def start(run_dir: Path, *overrides: str, devices: int = 1, **environment: str) -> subprocess.Popen:
+    flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
+    command = [sys.executable, str(TESTS / "parallel_run.py"), f"run_dir={run_dir}", *overrides]
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start_processes(run_dir: Path, *overrides: str) -> list[subprocess.Popen]:
+    """Two, as srun starts them."""
+    port = free_port()
+    shared = {
+        "SLURM_JOB_ID": str(port - (65535 - 2**12 + 1)),  # from which jax has the port
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+    }
+    return [
+        start(run_dir, "distributed=true", *overrides, SLURM_PROCID=str(i), SLURM_LOCALID=str(i), **shared)
+        for i in range(2)
+    ]
+
+
+def free_port() -> int:
+    for port in range(65535 - 2**12 + 1 + os.getpid() % 2000, 65535):
+        with socket.socket() as taken:
+            if taken.connect_ex(("localhost", port)):
+                return port
+    raise OSError("no port is free")
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=250)
+        assert process.returncode == 0, errors
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("alone") / "run"
+    finish([start(run_dir)])
+    return run_dir
+
+
+def assert_same_but_for_rounding(left: Path, right: Path) -> None:
+    """Everything learned, and the moments of the gradients it was learned from; and the very same experience."""
+    paths = [checkpoint.all_of(folder)[-1] for folder in (left, right)]
+    assert [path.name for path in paths] == ["000000060"] * 2
+    assert checkpoint.load_progress(paths[0]) == checkpoint.load_progress(paths[1])
+    arrays, others = (load_file(path / "state.safetensors") for path in paths)
+    worst = 0.0
+    for name, array in arrays.items():
+        if array.dtype == np.float32 and array.size:
+            worst = max(worst, float(np.abs(array - others[name]).max() / max(np.abs(array).max(), 1e-12)))
+    print("largest difference, relative to the largest of its array:", worst)
+    assert worst < 1e-4
+    replays = [Replay.open(folder) for folder in (left, right)]
+    for episode in replays[0].episodes():
+        rows, again = (replay.episode(episode.id) for replay in replays)
+        for name in rows:
+            np.testing.assert_array_equal(rows[name], again[name])
+
+
+def test_two_devices_learn_what_one_learns(alone, tmp_path):
+    finish([start(tmp_path / "run", "devices=2", devices=2)])
+    assert_same_but_for_rounding(alone, tmp_path / "run")
+
+
+def test_two_processes_learn_what_one_learns(alone, tmp_path):
+    """The second one reads its share of the batches and writes nothing."""
+    finish(start_processes(tmp_path / "run"))
+    assert_same_but_for_rounding(alone, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["devices=3"], "devices=3: there are 2 (cpu)"),
+        (["devices=2", "train.batch_size=5"], "train.batch_size=5: cannot be divided among devices=2"),
+    ],
+)
+def test_what_cannot_be_divided_is_one_line(overrides, words, tmp_path):
+    process = start(tmp_path / "run", *overrides, devices=2)
+    _, errors = process.communicate(timeout=250)
+    assert process.returncode != 0 and errors.strip().splitlines()[-1] == f"error: {words}"
+    assert not any(tmp_path.iterdir())
