@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from denoised_mdp import checkpoint, run_dir, visualize
+from denoised_mdp import checkpoint, requeue, run_dir, visualize
 from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.compilation import cache_programs
 from denoised_mdp.config import Config
@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 # that a resumed run draws what an uninterrupted one would.
 INITIALISE, COLLECT, LEARN, EVALUATE = range(4)
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 END = "end"  # told to the processes that follow
 
 
@@ -64,7 +65,8 @@ def train(config: Config) -> None:
     finally:
         run.close()
     if run.stop_signal is not None:
-        print(f"stopped by {run.stop_signal} at env step {run.env_step}, saved; the same command goes on")
+        print(f"stopped by {run.stop_signal} at env step {run.env_step}, saved; the same command goes on", flush=True)
+        requeue.pass_on(run.stop_signal)
         raise SystemExit(0)  # a sweep ends too
 
 
@@ -402,12 +404,12 @@ class Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Lets Ctrl-C, SIGTERM and SIGUSR1 end the loop at its next safe place."""
+        """Lets Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 end the loop at its next safe place."""
 
         def note(number: int, _: FrameType | None) -> None:
             self.stop_signal = signal.Signals(number).name
 
-        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        previous = {s: signal.signal(s, note) for s in SIGNALS}
         try:
             yield
         finally:

@@ -94,6 +94,28 @@ def test_two_processes_learn_what_one_learns(alone, tmp_path):
     assert_same_but_for_rounding(alone, tmp_path / "run")
 
 
+DIVIDED = """
+import re, jax, numpy as np
+from flax import nnx
+from denoised_mdp.nets import ConvEncoder
+from denoised_mdp.parallel import Devices
+
+devices = Devices(2, 6)
+encoder = devices.replicate(ConvEncoder(64, 2, 8, nnx.Rngs(0)))
+images = devices.divide(np.zeros((1, 5, 6, 64, 64, 3), np.float32))
+encode = devices.compiled(lambda encoder, images: encoder(images[0]))
+print(*re.findall(r"= f32\\[(\\d+),\\S+ convolution", encode.lower(encoder, images).compile().as_text()))
+"""
+
+
+def test_each_device_computes_its_share_of_the_pictures():
+    """Of 5 x 6 pictures, which one array of 30 holds, 15 in each layer of four."""
+    flags = f"{QUICK} --xla_force_host_platform_device_count=2"
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", DIVIDED], env=env, capture_output=True, text=True, timeout=250)
+    assert done.stdout.split() == ["15"] * 4, done.stderr
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
