@@ -69,18 +69,18 @@ class DeviceReplay:
     Args:
         record: dtype of the replay's records.
         rows: R.
-        put: lays an array on the device, or on all of them.
+        device: or a sharding; None for the first device.
 
     Raises:
         UserError: the device's memory is too small.
     """
 
-    def __init__(self, record: np.dtype, rows: int, put: Callable[[Any], Any] = jax.device_put):
+    def __init__(self, record: np.dtype, rows: int, device: jax.sharding.Sharding | None = None):
         shapes = {name: record[name].shape for name in Rows._fields}
         shapes["observation"] = (int(np.prod(shapes["observation"])),)
         types = {name: record[name].base for name in Rows._fields}
         _check_fits(rows, sum(int(np.prod(shapes[name])) * types[name].itemsize for name in Rows._fields))
-        self.rows: Rows = put(Rows(*(jnp.zeros((rows, *shapes[name]), types[name]) for name in Rows._fields)))
+        self.rows = Rows(*(jnp.zeros((rows, *shapes[name]), types[name], device=device) for name in Rows._fields))
         self._size = rows
         self._free = np.arange(rows, dtype=np.int32)
         self._places: dict[int, NDArray[np.int32]] = {}  # by episode, of its rows that are here

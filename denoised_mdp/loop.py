@@ -65,7 +65,10 @@ def train(config: Config) -> None:
     finally:
         run.close()
     if run.stop_signal is not None:
-        print(f"stopped by {run.stop_signal} at env step {run.env_step}, saved; the same command goes on", flush=True)
+        if run.devices.leads:
+            print(
+                f"stopped by {run.stop_signal} at env step {run.env_step}, saved; the same command goes on", flush=True
+            )
         requeue.pass_on(run.stop_signal)
         raise SystemExit(0)  # a sweep ends too
 
@@ -189,7 +192,7 @@ class Run:
             envs=train.envs,
         )
         rows = ours if self.collects else self.replay.num_steps
-        return DeviceReplay(self.replay.dtype, rows, self.devices.replicate)
+        return DeviceReplay(self.replay.dtype, rows, self.devices.whole)
 
     def _sampler(self, contents: Replay) -> Callable[..., Batch | Gathered]:
         """What draws batches: from the copy on the device, or from the disk, where each process reads its share."""

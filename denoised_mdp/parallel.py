@@ -74,11 +74,12 @@ class Devices:
         self.columns = None if self.processes == 1 else range(share * process, share * (process + 1))
         used = [d for p in range(self.processes) for d in jax.local_devices(p)[:count]]
         mesh = jax.make_mesh((total,), (AXIS,), (AxisType.Auto,), devices=used)
-        self._whole, self._divided = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), _BATCHES))
+        self._mesh, self._divided = mesh, NamedSharding(mesh, PartitionSpec(None, None, AXIS))
+        self.whole = NamedSharding(mesh, PartitionSpec()) if self.several else None  # of arrays that all devices hold
 
     def replicate(self, tree: Any) -> Any:
         """The same arrays on every device."""
-        return jax.device_put(tree, self._whole) if self.several else tree
+        return jax.device_put(tree, self.whole) if self.several else tree
 
     def local(self, tree: Any) -> Any:
         """Of replicated arrays those on the first device of this process, on which it can compute alone."""
@@ -110,10 +111,7 @@ class Devices:
             return train_chunk
 
         def divided(*arguments: Any) -> Any:
-            with jax.sharding.use_abstract_mesh(self._whole.mesh.abstract_mesh):
+            with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
                 return train_chunk(*arguments)
 
-        return jax.jit(divided, donate_argnums=0, out_shardings=self._whole)
-
-
-_BATCHES = PartitionSpec(None, None, AXIS)
+        return jax.jit(divided, donate_argnums=0, out_shardings=self.whole)

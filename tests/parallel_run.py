@@ -1,4 +1,4 @@
-"""A run of two updates and little else, to be started in processes of its own: python parallel_run.py key=value ..."""
+"""Runs of two updates and little else, for processes of their own: python parallel_run.py key=value ... and key=value ..."""
 
 import sys
 
@@ -20,7 +20,9 @@ SETTINGS = {
 
 if __name__ == "__main__":
     loop.Run._evaluate = lambda self: None  # type: ignore[method-assign]
+    common = [f"{name}={value}" for name, value in SETTINGS.items()]
     try:
-        loop.train(cli.compose([*(f"{name}={value}" for name, value in SETTINGS.items()), *sys.argv[1:]]))
+        for overrides in " ".join(sys.argv[1:]).split(" and "):
+            loop.train(cli.compose([*common, *overrides.split()]))
     except errors.UserError as error:
         sys.exit(f"error: {error}")

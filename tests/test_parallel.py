@@ -21,14 +21,14 @@ TESTS = Path(__file__).resolve().parent
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
 
 
-def start(run_dir: Path, *overrides: str, devices: int = 1, **environment: str) -> subprocess.Popen:
+def start(*overrides: str, devices: int = 1, **environment: str) -> subprocess.Popen:
     flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, str(TESTS / "parallel_run.py"), f"run_dir={run_dir}", *overrides]
+    command = [sys.executable, str(TESTS / "parallel_run.py"), *overrides]
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def start_processes(run_dir: Path, *overrides: str) -> list[subprocess.Popen]:
+def start_processes(run_dir: Path) -> list[subprocess.Popen]:
     """Two, as srun starts them."""
     port = free_port()
     shared = {
@@ -38,7 +38,7 @@ def start_processes(run_dir: Path, *overrides: str) -> list[subprocess.Popen]:
         "SLURM_STEP_NUM_NODES": "1",
     }
     return [
-        start(run_dir, "distributed=true", *overrides, SLURM_PROCID=str(i), SLURM_LOCALID=str(i), **shared)
+        start(f"run_dir={run_dir}", "distributed=true", SLURM_PROCID=str(i), SLURM_LOCALID=str(i), **shared)
         for i in range(2)
     ]
 
@@ -58,10 +58,11 @@ def finish(processes: list[subprocess.Popen]) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> Path:
-    run_dir = tmp_path_factory.mktemp("alone") / "run"
-    finish([start(run_dir)])
-    return run_dir
+def runs(tmp_path_factory) -> tuple[Path, Path]:
+    """On one device, and on two."""
+    alone, divided = (tmp_path_factory.mktemp("runs") / name for name in ("alone", "divided"))
+    finish([start(f"run_dir={alone}", "and", f"run_dir={divided}", "devices=2", devices=2)])
+    return alone, divided
 
 
 def assert_same_but_for_rounding(left: Path, right: Path) -> None:
@@ -73,9 +74,8 @@ def assert_same_but_for_rounding(left: Path, right: Path) -> None:
     worst = 0.0
     for name, array in arrays.items():
         if array.dtype == np.float32 and array.size:
-            worst = max(worst, float(np.abs(array - others[name]).max() / max(np.abs(array).max(), 1e-12)))
-    print("largest difference, relative to the largest of its array:", worst)
-    assert worst < 1e-4
+            worst = max(worst, float(np.abs(array - others[name]).max() / np.abs(array).max().clip(1e-12)))
+    assert worst < 1e-5, "of the largest number in its array"  # 8e-7 was measured
     replays = [Replay.open(folder) for folder in (left, right)]
     for episode in replays[0].episodes():
         rows, again = (replay.episode(episode.id) for replay in replays)
@@ -83,15 +83,14 @@ def assert_same_but_for_rounding(left: Path, right: Path) -> None:
             np.testing.assert_array_equal(rows[name], again[name])
 
 
-def test_two_devices_learn_what_one_learns(alone, tmp_path):
-    finish([start(tmp_path / "run", "devices=2", devices=2)])
-    assert_same_but_for_rounding(alone, tmp_path / "run")
+def test_two_devices_learn_what_one_learns(runs):
+    assert_same_but_for_rounding(*runs)
 
 
-def test_two_processes_learn_what_one_learns(alone, tmp_path):
+def test_two_processes_learn_what_one_learns(runs, tmp_path):
     """The second one reads its share of the batches and writes nothing."""
     finish(start_processes(tmp_path / "run"))
-    assert_same_but_for_rounding(alone, tmp_path / "run")
+    assert_same_but_for_rounding(runs[0], tmp_path / "run")
 
 
 DIVIDED = """
@@ -124,7 +123,7 @@ def test_each_device_computes_its_share_of_the_pictures():
     ],
 )
 def test_what_cannot_be_divided_is_one_line(overrides, words, tmp_path):
-    process = start(tmp_path / "run", *overrides, devices=2)
+    process = start(f"run_dir={tmp_path / 'run'}", *overrides, devices=2)
     _, errors = process.communicate(timeout=250)
     assert process.returncode != 0 and errors.strip().splitlines()[-1] == f"error: {words}"
     assert not any(tmp_path.iterdir())
