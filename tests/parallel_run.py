@@ -1,4 +1,4 @@
-"""Runs of two updates and little else, for processes of their own: python parallel_run.py key=value ... and key=value ..."""
+"""Runs of two updates and little else: python parallel_run.py key=value ... and key=value ..., one after another."""
 
 import sys
 
