@@ -78,8 +78,14 @@ class Devices:
         self.whole = NamedSharding(mesh, PartitionSpec()) if self.several else None  # of arrays that all devices hold
 
     def replicate(self, tree: Any) -> Any:
-        """The same arrays on every device."""
-        return jax.device_put(tree, self.whole) if self.several else tree
+        """The same arrays on every device, random keys too."""
+
+        def replicated(array: jax.Array) -> jax.Array:
+            if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(replicated(jax.random.key_data(array)))
+            return jax.make_array_from_process_local_data(self.whole, np.asarray(array), array.shape)
+
+        return jax.tree.map(replicated, tree) if self.several else tree
 
     def local(self, tree: Any) -> Any:
         """Of replicated arrays those on the first device of this process, on which it can compute alone."""
