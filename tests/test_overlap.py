@@ -138,6 +138,7 @@ def test_a_stop_while_a_block_is_under_way_goes_on_exactly(whole, start, agent, 
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_the_policy_that_collects_lacks_so_many_blocks(staleness, start, monkeypatch):
     run = start("run", f"train.staleness={staleness}")
+    monkeypatch.setattr(run, "_evaluate", lambda: None)
     first = np.asarray(jax.tree.leaves(run.state.policy.actor)[0]).copy()
     collect, hand_over = run._collect, run._hand_over
     known, acted_with = [0], []
@@ -162,6 +163,7 @@ def test_the_policy_that_collects_lacks_so_many_blocks(staleness, start, monkeyp
 def test_a_block_samples_what_had_been_collected_when_it_began(start, agent, monkeypatch):
     """Episodes end and begin while it is under way."""
     run = start("run", "replay.include_running=true")
+    monkeypatch.setattr(run, "_evaluate", lambda: None)
     slow(run, agent, monkeypatch, 0.05)
     block, seen = run._block, []
 
