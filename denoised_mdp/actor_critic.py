@@ -17,6 +17,7 @@ from denoised_mdp.distributions import HALF_LOG_2PI, TanhNormal
 from denoised_mdp.latent import Factor
 from denoised_mdp.nets import MLP
 from denoised_mdp.optimizer import Adam
+from denoised_mdp.parallel import spread
 from denoised_mdp.parts import mean_over_parts
 from denoised_mdp.world_model import Batch, WorldModel
 
@@ -121,6 +122,7 @@ class DynamicsLearner:
         """
         del batch
         starts = jax.tree.map(lambda v: jax.lax.stop_gradient(v.reshape(-1, v.shape[-1])[:: self.start_every]), x)
+        starts = jax.tree.map(spread, starts)
         count, action_size = starts.state.shape[0], state.actor.action
         action_key, state_key = jax.random.split(key)
         action_noise = jax.random.normal(action_key, (self.horizon, count, action_size))

@@ -14,6 +14,7 @@ from flax import nnx
 from denoised_mdp import tia
 from denoised_mdp.actor_critic import DynamicsLearner
 from denoised_mdp.config import Config, Model, Policy, TIAModel
+from denoised_mdp.device_replay import Gathered, per_update
 from denoised_mdp.latent import Factor, Latent, zeros
 from denoised_mdp.nets import MLP, ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder, set_precision
 from denoised_mdp.optimizer import Adam
@@ -221,16 +222,17 @@ class Agent:
         metrics |= {f"policy/{name}": value for name, value in policy_metrics.items()}
         return TrainState(world_model, model_moments, policy, state.updates + 1), metrics
 
-    def _train_chunk(self, state: TrainState, batches: Batch, key: jax.Array):
+    def _train_chunk(self, state: TrainState, batches: Batch | Gathered, key: jax.Array):
         """K updates [K, T, B] in one call: a scan of `train_step`. Metrics are the means over the chunk.
 
         Update number n of a run draws from fold_in(key, n), however updates are cut into chunks.
         """
+        slices, batch_of = per_update(batches)
 
-        def body(state, batch):
-            return self.train_step(state, batch, jax.random.fold_in(key, state.updates))
+        def body(state, part):
+            return self.train_step(state, batch_of(part), jax.random.fold_in(key, state.updates))
 
-        state, metrics = jax.lax.scan(body, state, batches)
+        state, metrics = jax.lax.scan(body, state, slices)
         return state, jax.tree.map(jnp.mean, metrics)
 
     def initial(self, environments: int) -> ActingState:

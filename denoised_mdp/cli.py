@@ -134,7 +134,7 @@ def compose_seeds(overrides: Sequence[str]) -> list[Config]:
     except (HydraException, OmegaConfBaseException) as error:
         # The first lines say it, the rest is where Hydra looked and how OmegaConf calls it.
         text = one_line(error).split(" Config search path")[0].split(" object_type=")[0].split(" To append")[0]
-        raise UserError(text) from error
+        raise UserError(text + ("; pip install hydra-submitit-launcher" if "submitit" in text else "")) from error
 
 
 def _forced(text: str) -> str:

@@ -29,6 +29,8 @@ from denoised_mdp.errors import UserError, did_you_mean, one_line
 # What may change when a run goes on from its checkpoint; the rest would make it another run. A name stands for all
 # below it. `train.env_steps` extends a run; the others say where to work and look and what to keep, and teach nothing.
 CHANGEABLE = (
+    "devices",
+    "distributed",
     "run_dir",
     "train.env_steps",
     "train.workers",
@@ -38,6 +40,7 @@ CHANGEABLE = (
     "analysis",
     "checkpoint",
     "logger",
+    "replay.device",
     "replay.memory_mb",
 )
 
@@ -291,7 +294,8 @@ class Replay(Settings):
     """Experience on disk."""
 
     capacity: Size  # agent steps kept on disk; the oldest whole episodes go first
-    memory_mb: Size  # bound on the batches held in memory at a time
+    memory_mb: Size  # bound on the batches held in memory at a time: those of two chunks of updates
+    device: bool = False  # all that can be sampled is on the accelerator too; the files of the first runs lack it
     source: Text | None  # train on this other run's replay, without collecting
     factors: bool  # keep the ground truth of every step (joints, targets, all noise) beside its frame
     include_running: bool  # sample from episodes that are still going on
@@ -307,6 +311,7 @@ class Train(Settings):
     prefill_policy: Literal["uniform", "held"] = "uniform"  # held: full force either way, for ten agent steps
     every: Size  # env steps between blocks of updates
     updates: Size  # gradient updates in a block
+    staleness: Literal[0, 1] = 0  # blocks of updates that the policy which collects lacks; the first runs lack this
     batch_size: Size  # B, sequences
     batch_length: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # T, agent steps
 
@@ -351,6 +356,8 @@ class Config(Settings):
     seeds: Size = 1  # so many are trained together, from `seed` on; 1 in the configuration of each of them
     run_dir: Text
     precision: Precision = "float32"  # of matrix products and convolutions; the files of the first runs lack it
+    devices: Size = 1  # of each process, among which batches are divided; the files of the first runs lack it
+    distributed: bool = False  # several processes, as a scheduler has started them; likewise
     env: Env
     render: Render
     noise: Noise
@@ -406,6 +413,11 @@ def _misfits(config: Config) -> Iterator[str]:
             f"train.envs={train.envs}: their first episodes end at env step {first_end}, beyond train.env_steps="
             f"{train.env_steps}, and nothing would be learned before: fewer of them, or replay.include_running=true"
         )
+    if config.seeds > 1 and (config.distributed or replay.device):
+        other = "distributed=true" if config.distributed else "replay.device=true"
+        yield f"seeds={config.seeds}: not with {other}, which is for one seed"
+    if replay.device and config.distributed:
+        yield "replay.device=true: not with distributed=true, where each process reads its share from the disk"
     if replay.capacity < train.batch_length:
         yield f"replay.capacity={replay.capacity}: must be at least train.batch_length={train.batch_length}"
     if train.every < config.env.action_repeat:

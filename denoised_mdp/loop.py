@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,14 +17,17 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from denoised_mdp import checkpoint, run_dir, visualize
+from denoised_mdp import checkpoint, requeue, run_dir, visualize
 from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.compilation import cache_programs
 from denoised_mdp.config import Config
+from denoised_mdp.device_replay import DeviceReplay, Gathered, rows_needed
 from denoised_mdp.envs import AnyEnv, Step, reset_all, step_all
 from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import evaluation_envs, rollout, summary, training_envs
 from denoised_mdp.logger import Logger
+from denoised_mdp.overlap import Blocks, two_at_most
+from denoised_mdp.parallel import Devices, join_processes
 from denoised_mdp.prefill import HOLD, PREFILLS
 from denoised_mdp.progress import SHOWN, ProgressLine, Speed
 from denoised_mdp.replay import Batch, Replay
@@ -40,6 +42,9 @@ _log = logging.getLogger(__name__)
 # that a resumed run draws what an uninterrupted one would.
 INITIALISE, COLLECT, LEARN, EVALUATE = range(4)
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+END = "end"  # told to the processes that follow
+
 
 def train(*configs: Config) -> None:
     """Starts the run of `config.run_dir`, or goes on with it, to its end or to a signal.
@@ -49,20 +54,26 @@ def train(*configs: Config) -> None:
     Raises:
         UserError: a run cannot go on, or several stand at different env steps.
     """
+    if configs[0].distributed:
+        join_processes()
     configs = tuple(config for config in configs if not _is_finished(config))
     if not configs:
         return
     _level(configs)
     cache_programs()
     training = Training(*configs)
-    for config in configs:
-        run_dir.claim(config)  # the first thing written
+    if training.devices.leads:
+        for config in configs:
+            run_dir.claim(config)  # the first thing written
     try:
-        training.train()
+        training.train() if training.devices.leads else training.follow()
     finally:
         training.close()
     if training.stop_signal is not None:
-        print(f"stopped by {training.stop_signal} at env step {training.env_step}, saved; the same command goes on")
+        if training.devices.leads:
+            stopped = f"stopped by {training.stop_signal} at env step {training.env_step}, saved"
+            print(f"{stopped}; the same command goes on", flush=True)
+        requeue.pass_on(training.stop_signal)
         raise SystemExit(0)  # a sweep ends too
 
 
@@ -115,13 +126,18 @@ class Training:
 
     def __init__(self, *configs: Config):
         self.config = configs[0]  # that of all, but for seed and run_dir
+        self.devices = Devices(self.config.devices, self.config.train.batch_size, seeds=len(configs))
         self.eval_envs = evaluation_envs(self.config)  # of all, as each evaluation starts them anew
         self.agent = Agent(self.config, self.eval_envs[0].action_size)
-        self.runs = [Run(config, self.agent, self.eval_envs, progress=len(configs) == 1) for config in configs]
+        self.runs = [
+            Run(config, self.agent, self.eval_envs, self.devices, progress=len(configs) == 1) for config in configs
+        ]
         self.envs = [env for run in self.runs for env in run.envs]
-        self.mapped = side_by_side(self.agent, len(self.runs))
+        self.mapped = side_by_side(self.agent, len(self.runs), self.devices)
+        self.blocks = Blocks(beside=self.config.train.staleness > 0)
         self.line: ProgressLine | None = None  # of several runs; that of one is its logger's
         self.stop_signal: str | None = None
+        self.closing = False
 
     @property
     def env_step(self) -> int:
@@ -130,10 +146,7 @@ class Training:
 
     def train(self) -> None:
         """Goes on to the end, or to a signal, and leaves a checkpoint of every run in either case."""
-        minds = [run.restore() for run in self.runs]
-        keys = [Keys(learn=run.keys[LEARN], collect=run.keys[COLLECT]) for run in self.runs]
-        self.agents = Together(self.mapped, minds, keys) if self.mapped else InTurn(self.agent, minds, keys)
-        del minds  # else they are held to the end
+        self._start()
         with self._signals(), ExitStack() as opened:
             for run in self.runs:
                 opened.enter_context(run.logger)
@@ -144,24 +157,52 @@ class Training:
             self._save(lambda run: run.saved[0] < 0)  # early, so that each has something to go on from
             while True:
                 self._learn()
-                self._evaluate()
-                if self.stop_signal is not None:  # before another step, so that the rest of this one comes first
-                    break
-                if self.env_step >= self.config.train.env_steps:
-                    for run in self.runs:
-                        run.finished = True
-                    break
-                self._save(lambda run: run.is_due(run.config.checkpoint.every, since=run.saved[0]))
-                self._collect()
+                if not self.blocks.under_way:  # else these wait, for at most `train.every` env steps
+                    self._evaluate()
+                    if self.stop_signal is not None:  # before another step, so that the rest of this one comes first
+                        break
+                    if self.env_step >= self.config.train.env_steps:
+                        for run in self.runs:
+                            run.finished = True
+                        break
+                    self._save(lambda run: run.is_due(run.config.checkpoint.every, since=run.saved[0]))
+                    self._begin_block()
+                with self.blocks.acting():
+                    self._collect()
                 self._show_progress()
             self._save(lambda run: True)
+            self.devices.tell(END)
+
+    def follow(self) -> None:
+        """In a process that does not lead: the updates that it is told to compute its share of, to the end."""
+        self._start()
+        (run,) = self.runs
+        with self._signals():
+            while (block := self.devices.tell()) != END:
+                run.replay.restore(block["replay"])
+                self._block({0: block["updates"]}, {0: run.replay})
 
     def close(self) -> None:
         """Frees the simulators and files: a sweep goes on in this process."""
+        self.closing = True
+        self.blocks.close()
         for env in (*self.envs, *self.eval_envs):
             env.close()
         for run in self.runs:
             run.replay.close()
+
+    def _start(self) -> None:
+        """Where every run goes on from; in all processes from the same checkpoint."""
+        paths = [checkpoint.latest(run.folder) for run in self.runs]
+        names = self.devices.tell([path.name if path else None for path in paths])
+        minds = [run.restore(name) for run, name in zip(self.runs, names, strict=True)]
+        self.devices.tell()  # the others have read the checkpoint too
+        keys = [Keys(learn=run.keys[LEARN], collect=run.keys[COLLECT]) for run in self.runs]
+        stale = self.config.train.staleness > 0
+        if self.mapped:
+            self.agents = Together(self.mapped, minds, keys, self.devices, stale=stale)
+        else:
+            self.agents = InTurn(self.agent, minds, keys, self.devices, stale=stale)
 
     def _collect(self) -> None:
         """One agent step in every environment; a reset first, where an episode begins."""
@@ -191,30 +232,65 @@ class Training:
         return actions.reshape(-1, self.agent.action_size)
 
     def _learn(self) -> None:
-        """All updates that are owed, in equal chunks: one of another length would compile anew."""
-        started, before = time.monotonic(), [run.updates for run in self.runs]
-        found: list[list[Metrics]] = [[] for _ in self.runs]
-        while self.stop_signal is None and (owed := self._owed()):
-            updates = min(self._chunk(), *owed.values())
-            samples = {i: partial(self.runs[i].sample, updates) for i in owed}
-            for i, metrics in self.agents.train_chunk(samples).items():
-                self.runs[i].updates += updates
-                found[i].append(metrics)
-        for run, chunks, first in zip(self.runs, found, before, strict=True):
-            if chunks:
-                means = {name: float(np.mean([metrics[name] for metrics in chunks])) for name in chunks[0]}
-                run.log_updates(means, per_second=(run.updates - first) / (time.monotonic() - started))
+        """Where updates are due: waits for those that are under way, and, without staleness, does the next at once."""
+        at_the_end = self.env_step >= self.config.train.env_steps
+        if any(run.updates_owed() for run in self.runs) or at_the_end:
+            self._end_block()
+            if at_the_end or not self.config.train.staleness:
+                self._begin_block()
+                self._end_block()
 
-    def _owed(self) -> dict[int, int]:
-        """The updates that each run is behind with, where there are any."""
-        owed = {i: run.updates_owed() for i, run in enumerate(self.runs)}
-        return {i: updates for i, updates in owed.items() if updates}
+    def _begin_block(self) -> None:
+        """Begins the updates that are owed; what has been collected by now is what they sample from."""
+        owed = {i: updates for i, run in enumerate(self.runs) if (updates := run.updates_owed())}
+        if not owed:
+            return
+        contents = {i: self.runs[i].replay for i in owed}
+        if self.config.train.staleness:
+            contents = {i: replay.snapshot() for i, replay in contents.items()}
+            self.agents.hand_over()
+        for i, updates in owed.items():
+            self.runs[i].begun = updates
+        if self.devices.processes > 1:
+            self.runs[0].replay.flush()
+            self.devices.tell({"replay": contents[0].index(), "updates": owed[0]})
+        self.blocks.begin(partial(self._block, owed, contents))
+
+    def _block(self, owed: Mapping[int, int], contents: Mapping[int, Replay]) -> dict[int, list[tuple[int, Metrics]]]:
+        """So many updates of each run: how many each chunk made, and their mean metrics."""
+        made: dict[int, list[tuple[int, Metrics]]] = {i: [] for i in owed}
+        for updates, found in two_at_most(self._chunks(owed, contents)):
+            for i, metrics in found.items():
+                made[i].append((updates, metrics))
+        return made
+
+    def _chunks(
+        self, owed: Mapping[int, int], contents: Mapping[int, Replay]
+    ) -> Iterator[tuple[int, dict[int, Metrics]]]:
+        """These updates in equal chunks, each under way; one of another length would compile anew."""
+        samplers = {i: self.runs[i].sampler(replay) for i, replay in contents.items()}
+        at_once = not self.config.train.staleness and self.devices.processes == 1  # else a stop waits for the block
+        while owed and not (self.closing or (self.stop_signal is not None and at_once)):
+            updates = min(self._chunk(), *owed.values())
+            yield updates, self.agents.train_chunk({i: partial(samplers[i], updates) for i in owed})
+            owed = {i: left for i, n in owed.items() if (left := n - updates)}
+
+    def _end_block(self) -> None:
+        """Waits for the updates that are under way, takes over what they have learned and logs it."""
+        if not self.blocks.under_way:
+            return
+        made = self.blocks.end()
+        speeds = self.blocks.speeds(max(sum(n for n, _ in chunks) for chunks in made.values()))
+        for i, chunks in made.items():
+            self.runs[i].took(chunks, speeds)
+        if not self.config.train.staleness:
+            self.agents.hand_over()
 
     def _chunk(self) -> int:
-        """So many updates at a time, a divisor of `train.updates`, that their batches fit `replay.memory_mb`."""
+        """So many updates at a time, a divisor of `train.updates`, that twice their batches fit `replay.memory_mb`."""
         train = self.config.train
         batch_bytes = train.batch_size * train.batch_length * self.runs[0].replay.dtype.itemsize
-        fits = max(1, self.config.replay.memory_mb * 2**20 // (self.agents.batches_held * batch_bytes))
+        fits = max(1, self.config.replay.memory_mb * 2**20 // (2 * self.agents.batches_held * batch_bytes))
         return max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
 
     def _evaluate(self) -> None:
@@ -237,12 +313,12 @@ class Training:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Lets Ctrl-C, SIGTERM and SIGUSR1 end the loop at its next safe place."""
+        """Lets Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 end the loop at its next safe place."""
 
         def note(number: int, _: FrameType | None) -> None:
             self.stop_signal = signal.Signals(number).name
 
-        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        previous = {s: signal.signal(s, note) for s in SIGNALS}
         try:
             yield
         finally:
@@ -256,16 +332,17 @@ class Run:
     What its agent has learned is not here, as that of several seeds may lie in the same arrays: a `Mind` is passed.
     """
 
-    def __init__(self, config: Config, agent: Agent, eval_envs: Sequence[AnyEnv], *, progress: bool):
+    def __init__(self, config: Config, agent: Agent, eval_envs: Sequence[AnyEnv], devices: Devices, *, progress: bool):
         """`progress`: whether to have a line of its own, if the configuration wants one."""
         self.config, self.folder = config, Path(config.run_dir)
         self.envs = training_envs(config)
         self.eval_envs = eval_envs
-        self.agent = agent
+        self.agent, self.devices = agent, devices
         self.keys = jax.random.split(jax.random.key(config.seed), 4)
         self.rng = np.random.default_rng(config.seed)
         self.collects = config.replay.source is None
         self.replay = self._open_replay()
+        self.on_device = self._open_device_replay() if config.replay.device else None
         self.logger = Logger(
             self.folder,
             total_env_steps=config.train.env_steps,
@@ -276,7 +353,7 @@ class Run:
         )
         self.steps: list[Step | None] = [None] * len(self.envs)  # the current ones; None before the first reset
         self.episode_returns, self.episode_lengths = [0.0] * len(self.envs), [0] * len(self.envs)
-        self.env_step = self.updates = 0
+        self.env_step = self.updates = self.begun = 0  # begun: updates under way
         self.evaluated_at = -1
         self.finished = False
         self.saved = (-1, 0, -1, False)  # env step, updates, last evaluation, finished: of the newest checkpoint
@@ -294,13 +371,26 @@ class Run:
                     f"{self.config.train.batch_length} steps"
                 )
             return source
-        return Replay(
+        ours = Replay(
             self.folder / "replay",
             capacity=replay.capacity,
             factors=self.envs[0].factor_specs if replay.factors else None,
             include_running=replay.include_running,
             **shapes,
         )
+        return ours if self.devices.leads else ours.snapshot()
+
+    def _open_device_replay(self) -> DeviceReplay:
+        train, env = self.config.train, self.config.env
+        ours = rows_needed(
+            capacity=self.config.replay.capacity,
+            env_steps=train.env_steps,
+            action_repeat=env.action_repeat,
+            episode_frames=env.episode_frames,
+            envs=train.envs,
+        )
+        rows = ours if self.collects else self.replay.num_steps
+        return DeviceReplay(self.replay.dtype, rows, self.devices.whole)
 
     def is_due(self, every: int, *, since: int) -> bool:
         """Whether a multiple of `every` env steps lies after `since`, up to now."""
@@ -341,31 +431,42 @@ class Run:
         return act(self.keys[COLLECT], self.env_step, stretch, shape)
 
     def updates_owed(self) -> int:
-        """What is missing to `train.updates` for each `train.every` env steps since the prefill."""
+        """What is missing, and not under way, to `train.updates` for each `train.every` env steps since the prefill."""
         train = self.config.train
         blocks = self.env_step // train.every - -(-train.prefill // train.every) + 1
-        owed = train.updates * max(0, blocks) - self.updates
+        owed = train.updates * max(0, blocks) - self.updates - self.begun
         return owed if owed > 0 and self.replay.can_sample(train.batch_length) else 0
 
-    def sample(self, updates: int) -> Batch:
-        """The next batches [K, T, B] to learn from."""
-        return self.replay.sample(self.rng, updates, self.config.train.batch_length, self.config.train.batch_size)
+    def sampler(self, contents: Replay) -> Callable[[int], Batch | Gathered]:
+        """What draws the batches [K, T, B] of K updates: from the copy on the device, or from the disk.
 
-    def log_updates(self, means: dict[str, float], *, per_second: float) -> None:
-        """The mean metrics of updates that have been done.
+        Of several processes each reads its share of B there.
+        """
+        if self.on_device is None:
+            sample = partial(contents.sample, columns=self.devices.columns)
+        else:
+            self.on_device.update(contents)
+            sample = self.on_device.sample
+        return lambda updates: sample(self.rng, updates, self.config.train.batch_length, self.config.train.batch_size)
+
+    def took(self, chunks: Sequence[tuple[int, Metrics]], speeds: Mapping[str, float]) -> None:
+        """These updates have been made, in chunks with their mean metrics.
 
         Raises:
             UserError: the loss is not finite.
         """
+        self.updates, self.begun = self.updates + sum(n for n, _ in chunks), 0
+        if not chunks:
+            return
+        means = {name: float(np.mean([metrics[name] for _, metrics in chunks])) for name in chunks[0][1]}
         if not np.isfinite(means["model/loss"] + means["policy/actor_loss"] + means["policy/critic_loss"]):
             raise UserError(
                 f"the loss is not finite at env step {self.env_step} of {self.folder}; the last checkpoint is of env "
                 f"step {self.saved[0]}: lower the learning rates, or look at what the environment rewards"
             )
         means["train/updates"] = self.updates
-        means["speed/updates_per_second"] = per_second
         means["speed/env_steps_per_second"] = self.logger.env_steps_per_second or 0.0
-        self.logger.log(self.env_step, means)
+        self.logger.log(self.env_step, means | speeds)
 
     def wanted(self) -> set[str]:
         """What an evaluation is due of: returns, a film, the analysis."""
@@ -430,13 +531,14 @@ class Run:
         if self.collects:
             self.replay.release(checkpoint.load_progress(checkpoint.all_of(self.folder)[0])["replay"])
 
-    def restore(self) -> Mind:
-        """Goes back to the newest checkpoint, or to the beginning; returns the agent's part of it."""
+    def restore(self, name: str | None) -> Mind:
+        """Goes back to the checkpoint of that name, or to the beginning; returns the agent's part of it."""
         mind = Mind(self.agent.create(self.keys[INITIALISE]), self.agent.initial(len(self.envs)))
-        if (path := checkpoint.latest(self.folder)) is None:
-            if self.collects:
+        if name is None:
+            if self.collects and self.devices.leads:
                 self.replay.restore(None)
             return mind
+        path = self.folder / checkpoint.FOLDER / name
         progress = checkpoint.load_progress(path)
         mind = Mind(*checkpoint.load_state(path, tuple(mind)))
         self.env_step, self.updates = progress["env_step"], progress["updates"]

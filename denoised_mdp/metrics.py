@@ -55,4 +55,6 @@ METRICS = {
     "replay/episodes": "complete episodes in the replay",
     "speed/env_steps_per_second": "simulator frames per second, over the last two minutes, everything included",
     "speed/updates_per_second": "gradient updates per second, while updating",
+    "speed/actor_waits": "percent of the time in which collecting waits for updates, evaluation and saving left out",
+    "speed/learner_waits": "percent of that time in which no update is computed: the learner waits for the actor",
 }

@@ -20,6 +20,7 @@ from flax import nnx
 
 from denoised_mdp.convolutions import conv, conv_transpose
 from denoised_mdp.distributions import Normal
+from denoised_mdp.parallel import spread
 
 Initializer = Callable[..., jax.Array]
 
@@ -84,7 +85,7 @@ class Linear(nnx.Module):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         batch = inputs.shape[:-1]
-        outputs = product(inputs.reshape(math.prod(batch), inputs.shape[-1]), self.kernel[...], self.precision)
+        outputs = product(spread(inputs.reshape(math.prod(batch), inputs.shape[-1])), self.kernel[...], self.precision)
         if self.bias is not None:
             outputs = outputs + self.bias[...][None]
         return outputs.reshape(*batch, outputs.shape[-1])
@@ -165,7 +166,7 @@ class ConvEncoder(nnx.Module):
         self.output = Linear(size * size * channels, embedding, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        hidden = images.reshape(-1, *images.shape[-3:]).astype(self.precision)
+        hidden = spread(images.reshape(-1, *images.shape[-3:])).astype(self.precision)
         for layer, stride in zip(self.layers, self.strides, strict=True):
             hidden = conv(hidden, layer.kernel[...], layer.bias[...], stride, relu=True)
         return self.output(hidden.reshape(*images.shape[:-3], -1).astype(images.dtype))
@@ -189,7 +190,7 @@ class ConvDecoder(nnx.Module):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         hidden = jax.nn.relu(self.input(inputs))
-        hidden = hidden.reshape(-1, 1, 1, hidden.shape[-1]).astype(self.precision)
+        hidden = spread(hidden.reshape(-1, 1, 1, hidden.shape[-1])).astype(self.precision)
         for i, (layer, stride) in enumerate(zip(self.layers, self.strides, strict=True)):
             hidden = conv_transpose(hidden, layer.kernel[...], layer.bias[...], stride, relu=i < len(self.strides) - 1)
         return hidden.reshape(*inputs.shape[:-1], *hidden.shape[1:]).astype(inputs.dtype)
@@ -222,7 +223,7 @@ class PatchEncoder(nnx.Module):
         self.output = Linear(side * side * channels[-1], embedding, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        hidden = images.reshape(-1, *images.shape[-3:])
+        hidden = spread(images.reshape(-1, *images.shape[-3:]))
         for layer, size in zip(self.layers, PATCHES, strict=True):
             hidden = jax.nn.elu(layer(to_patches(hidden, size)))
         return self.output(hidden.reshape(*images.shape[:-3], -1))
@@ -241,7 +242,7 @@ class PatchDecoder(nnx.Module):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         flat = jax.nn.elu(self.input(inputs))
-        hidden = flat.reshape(-1, self.side, self.side, flat.shape[-1] // self.side**2)
+        hidden = spread(flat.reshape(-1, self.side, self.side, flat.shape[-1] // self.side**2))
         for layer, size in zip(self.layers[:0:-1], PATCHES[:0:-1], strict=True):
             hidden = jax.nn.elu(from_patches(layer(hidden), size))
         images = from_patches(self.layers[0](hidden), PATCHES[0])

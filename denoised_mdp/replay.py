@@ -19,7 +19,7 @@ a power cut.
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -99,7 +99,7 @@ class Replay:
     """Episodes of one or several environments in a folder, the oldest forgotten beyond `capacity` rows.
 
     A new replay in a folder that already holds episodes wants `restore` first: with the index of a checkpoint to go
-    on from there, with None to start over. Not thread-safe: add and sample from one thread.
+    on from there, with None to start over. Not thread-safe: other threads read a `snapshot`.
 
     Args:
         directory: where the episodes and `spec.json` lie; made, if missing, by `restore` or the first `add`.
@@ -263,6 +263,16 @@ class Replay:
         for file in self._open_files.values():
             os.fsync(file)
 
+    def snapshot(self) -> "Replay":
+        """The contents as they are now, read-only: another thread may read them while this replay goes on.
+
+        What this replay forgets meanwhile stays there until `release`.
+        """
+        copy = Replay.__new__(Replay)
+        copy._set_up(self.directory, self.dtype, capacity=0, include_running=self.include_running, writable=False)
+        copy._finished, copy._running, copy._next_id = dict(self._finished), dict(self._running), self._next_id
+        return copy
+
     def close(self) -> None:
         """Closes the files; adding opens them again."""
         for file in self._open_files.values():
@@ -337,7 +347,7 @@ class Replay:
             if episode.length:
                 self._running[episode.stream] = episode
         for episode in list(self._running.values()):
-            if self._read_rows(episode, episode.length - 1, 1)["is_last"][0]:
+            if self.rows(episode, episode.length - 1, 1)["is_last"][0]:
                 self._finished[episode.id] = self._running.pop(episode.stream)
         self._finished = dict(sorted(self._finished.items()))
         self._next_id = max((episode.id + 1 for episode in self.episodes()), default=0)
@@ -366,27 +376,63 @@ class Replay:
         """
         for episode in self.episodes():
             if episode.id == id:
-                rows = self._read_rows(episode, 0, episode.length)
+                rows = self.rows(episode, 0, episode.length)
                 return {name: np.ascontiguousarray(rows[name]) for name in self.dtype.names or ()}
         raise ValueError(f"{self.directory} has no episode {id}, it has {[e.id for e in self.episodes()]}")
 
     def can_sample(self, length: int) -> bool:
         """Whether there is an episode of at least `length` rows to sample from."""
-        return any(episode.length >= length for episode in self._sampled())
+        return any(episode.length >= length for episode in self.sampled())
 
     def sample(
-        self, rng: np.random.Generator, updates: int, length: int, batch: int, *, with_factors: bool = False
+        self,
+        rng: np.random.Generator,
+        updates: int,
+        length: int,
+        batch: int,
+        *,
+        columns: Collection[int] | None = None,
+        with_factors: bool = False,
     ) -> Batch:
         """Draws `updates` (K) batches of `batch` (B) sequences of `length` (T) steps, each from within one episode.
 
-        Every position where a sequence fits is equally likely, so that an episode counts by its number of them
-        (as the reference does). Of an episode of N rows these are all N - T + 1, the last row included, where a
-        termination stands. The outcome depends on `rng` and the contents alone, and is that of K calls for one batch.
+        The outcome depends on `rng` and the contents alone, and is that of K calls for one batch. With `columns` only
+        these of the B sequences are read, and B is their number in what is returned.
 
         Raises:
             ReplayError: no episode has `length` rows, or a file has been deleted or cut meanwhile.
         """
-        episodes = self._sampled()
+        starts = self.draw(rng, updates, length, batch)
+        if columns is not None:
+            starts = [start for j, start in enumerate(starts) if j % batch in columns]
+            batch = len(columns)
+        observation = np.empty((updates, length, batch, *self.dtype["observation"].shape), np.uint8)
+        small = np.empty((updates, length, batch), self._small)
+        frames, rests = _bytes_of(observation), _bytes_of(small)
+        for j, (episode, start) in enumerate(starts):
+            k, b = divmod(j, batch)
+            rows = range(k * length * batch + b, (k + 1) * length * batch, batch)  # [k, :, b] of the flat arrays
+            self._read(episode, start, [part for row in rows for part in (frames[row], rests[row])])
+        return Batch(
+            observation=observation,
+            action=np.ascontiguousarray(small["action"]),
+            reward=np.ascontiguousarray(small["reward"]),
+            is_first=np.ascontiguousarray(small["is_first"]),
+            is_terminal=np.ascontiguousarray(small["is_terminal"]),
+            factors={n: np.ascontiguousarray(small[_FACTOR + n]) for n in self.factor_names if with_factors},
+        )
+
+    def draw(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> list[tuple[Episode, int]]:
+        """Draws what `sample` reads: episode and first row of the K * B sequences, those of the first batch first.
+
+        Every position where a sequence fits is equally likely, so that an episode counts by its number of them
+        (as the reference does). Of an episode of N rows these are all N - T + 1, the last row included, where a
+        termination stands.
+
+        Raises:
+            ReplayError: no episode has `length` rows.
+        """
+        episodes = self.sampled()
         fits = np.array([max(episode.length - length + 1, 0) for episode in episodes], np.int64)
         if length < 1 or not fits.any():
             kind = "" if self.include_running else "finished "
@@ -398,27 +444,14 @@ class Replay:
         draws = rng.integers(ends[-1], size=updates * batch)
         which = np.searchsorted(ends, draws, side="right")
         starts = draws - (ends - fits)[which]
+        return [(episodes[e], start) for e, start in zip(which.tolist(), starts.tolist(), strict=True)]
 
-        observation = np.empty((updates, length, batch, *self.dtype["observation"].shape), np.uint8)
-        small = np.empty((updates, length, batch), self._small)
-        frames, rests = _bytes_of(observation), _bytes_of(small)
-        for j, (e, start) in enumerate(zip(which.tolist(), starts.tolist(), strict=True)):
-            k, b = divmod(j, batch)
-            rows = range(k * length * batch + b, (k + 1) * length * batch, batch)  # [k, :, b] of the flat arrays
-            self._read(episodes[e], start, [part for row in rows for part in (frames[row], rests[row])])
-        return Batch(
-            observation=observation,
-            action=np.ascontiguousarray(small["action"]),
-            reward=np.ascontiguousarray(small["reward"]),
-            is_first=np.ascontiguousarray(small["is_first"]),
-            is_terminal=np.ascontiguousarray(small["is_terminal"]),
-            factors={n: np.ascontiguousarray(small[_FACTOR + n]) for n in self.factor_names if with_factors},
-        )
-
-    def _sampled(self) -> list[Episode]:
+    def sampled(self) -> list[Episode]:
+        """The episodes to sample from, the oldest first: those that have ended, and the others if so asked."""
         return self.episodes() if self.include_running else list(self._finished.values())
 
-    def _read_rows(self, episode: Episode, start: int, count: int) -> NDArray[Any]:
+    def rows(self, episode: Episode, start: int, count: int) -> NDArray[Any]:
+        """`count` records of an episode from row `start` on."""
         rows = np.empty(count, self.dtype)
         self._read(episode, start, [rows.view(np.uint8).data])
         return rows

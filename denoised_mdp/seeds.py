@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from denoised_mdp.agent import ActingState, Agent, TrainState
+from denoised_mdp.device_replay import Gathered
+from denoised_mdp.overlap import copied
+from denoised_mdp.parallel import Devices
 from denoised_mdp.replay import Batch
 
 Tree = TypeVar("Tree")
 Metrics = dict[str, jax.Array]
-Samples = Mapping[int, Callable[[], Batch]]  # by seed, what draws its next batches [K, T, B]
+Samples = Mapping[int, Callable[[], Batch | Gathered]]  # by seed, what draws its next batches [K, T, B]
 
 
 class Mind(NamedTuple):
@@ -26,6 +29,13 @@ class Mind(NamedTuple):
 
     state: TrainState  # what it has learned
     memory: ActingState  # what it remembers of the episodes going on
+
+
+class Learned(NamedTuple):
+    """What an agent acts with."""
+
+    world_model: Any
+    actor: Any
 
 
 class Keys(NamedTuple):
@@ -36,34 +46,48 @@ class Keys(NamedTuple):
 
 
 class InTurn:
-    """One agent, or several, each of which takes its turn with the programs of a single run."""
+    """One agent, or several, each of which takes its turn with the programs of a single run.
+
+    What acts is what `hand_over` gave last. If `stale`, it is a copy, and updates may be computed beside it.
+    """
 
     batches_held = 1  # in memory at a time
 
-    def __init__(self, agent: Agent, minds: Sequence[Mind], keys: Sequence[Keys]):
-        self._agent, self._minds, self._keys = agent, list(minds), keys
+    def __init__(
+        self, agent: Agent, minds: Sequence[Mind], keys: Sequence[Keys], devices: Devices, *, stale: bool = False
+    ):
+        self._agent, self._devices, self._stale = agent, devices, stale
+        self._train_chunk = devices.compiled(agent.train_chunk)
+        self._states = [devices.replicate(mind.state) for mind in minds]
+        self._memories = [mind.memory for mind in minds]
+        self._learn_keys = [devices.replicate(key.learn) for key in keys]
+        self._collect_keys = [copied(key.collect) if stale else key.collect for key in keys]
+        self.hand_over()
 
     def __getitem__(self, seed: int) -> Mind:
-        return self._minds[seed]
+        return Mind(self._devices.local(self._states[seed]), self._memories[seed])
+
+    def hand_over(self) -> None:
+        """What has been learned so far acts from now on."""
+        learned = [self._devices.local(Learned(s.world_model, s.policy.actor)) for s in self._states]
+        self._acting = copied(learned) if self._stale else learned
 
     def train_chunk(self, samples: Samples) -> dict[int, Metrics]:
         """K updates of these seeds. Their mean metrics [] may still be on their way."""
         found = {}
         for seed, sample in samples.items():
-            mind = self._minds[seed]
-            state, found[seed] = self._agent.train_chunk(mind.state, sample(), self._keys[seed].learn)
-            self._minds[seed] = mind._replace(state=state)
+            batches = self._devices.divide(sample())
+            self._states[seed], found[seed] = self._train_chunk(self._states[seed], batches, self._learn_keys[seed])
         return found
 
     def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
         """Explores: observations [S, N, H, W, 3] uint8 and is_first [S, N] -> actions [S, N, A]."""
-        for seed, (state, memory) in enumerate(self._minds):
-            key = jax.random.fold_in(self._keys[seed].collect, env_step)
-            memory = self._agent.act(
-                state.world_model, state.policy.actor, memory, observation[seed], is_first[seed], key, explore=True
+        for seed, (world_model, actor) in enumerate(self._acting):
+            key = jax.random.fold_in(self._collect_keys[seed], env_step)
+            self._memories[seed] = self._agent.act(
+                world_model, actor, self._memories[seed], observation[seed], is_first[seed], key, explore=True
             )
-            self._minds[seed] = Mind(state, memory)
-        return np.stack([mind.memory.action for mind in self._minds])
+        return np.stack([memory.action for memory in self._memories])
 
 
 class Mapped:
@@ -89,47 +113,58 @@ class Mapped:
 class Together:
     """The agents of S seeds as one: all that is theirs lies on a first axis, over which the programs are mapped.
 
-    Sums may be added up in another order than in a single run; but for that noise each seed is its single run.
+    Of several devices each has its share of the seeds. Sums may be added up in another order than in a single run; but
+    for that noise each seed is its single run. `stale` as in turn.
     """
 
-    def __init__(self, mapped: Mapped, minds: Sequence[Mind], keys: Sequence[Keys]):
-        self._mapped, self._seeds = mapped, len(minds)
-        self._minds: Mind = stack(minds)
-        self._keys: Keys = stack(keys)
+    def __init__(
+        self, mapped: Mapped, minds: Sequence[Mind], keys: Sequence[Keys], devices: Devices, *, stale: bool = False
+    ):
+        self._mapped, self._seeds, self._devices, self._stale = mapped, len(minds), devices, stale
+        self._states: TrainState = devices.divide_seeds(stack([mind.state for mind in minds]))
+        self._memories: ActingState = stack([mind.memory for mind in minds])
+        self._learn_keys = stack([key.learn for key in keys])
+        collect_keys = stack([key.collect for key in keys])
+        self._collect_keys = copied(collect_keys) if stale else collect_keys
         self.batches_held = 2 * self._seeds  # each by itself, and all on one axis
+        self.hand_over()
 
     def __getitem__(self, seed: int) -> Mind:
-        return _pick(self._minds, seed)
+        return Mind(*(_pick(self._devices.gather(tree), seed) for tree in (self._states, self._memories)))
+
+    def hand_over(self) -> None:
+        """What has been learned so far acts from now on."""
+        learned = self._devices.gather(Learned(self._states.world_model, self._states.policy.actor))
+        self._acting = copied(learned) if self._stale else learned
 
     def train_chunk(self, samples: Samples) -> dict[int, Metrics]:
         """As in turn. If not all seeds are there, as where one's first episode ended early, they do take turns."""
         if len(samples) < self._seeds:
             return {seed: self._train_alone(seed, sample()) for seed, sample in samples.items()}
         batches = jax.tree.map(lambda *parts: np.stack(parts), *(sample() for sample in samples.values()))
-        state, metrics = self._mapped.train_chunk(self._minds.state, batches, self._keys.learn)
-        self._minds = self._minds._replace(state=state)
+        batches = self._devices.divide_seeds(batches)
+        self._states, metrics = self._mapped.train_chunk(self._states, batches, self._learn_keys)
         return dict(zip(samples, metrics, strict=True))
 
     def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
         """Explores: observations [S, N, H, W, 3] uint8 and is_first [S, N] -> actions [S, N, A]."""
-        state, memory = self._minds
-        seen = (observation, is_first, self._keys.collect, env_step)
-        memory = self._mapped.act(state.world_model, state.policy.actor, memory, *seen)
-        self._minds = Mind(state, memory)
-        return np.asarray(memory.action)
+        seen = (observation, is_first, self._collect_keys, env_step)
+        self._memories = self._mapped.act(*self._acting, self._memories, *seen)
+        return np.asarray(self._memories.action)
 
-    def _train_alone(self, seed: int, batches: Batch) -> Metrics:
-        state, metrics = self._mapped.agent.train_chunk(self[seed].state, batches, self._keys.learn[seed])
-        self._minds = self._minds._replace(state=_put(self._minds.state, seed, state))
+    def _train_alone(self, seed: int, batches: Any) -> Metrics:
+        state = _pick(self._devices.gather(self._states), seed)
+        state, metrics = self._mapped.agent.train_chunk(state, batches, self._learn_keys[seed])
+        self._states = self._devices.divide_seeds(_put(self._devices.gather(self._states), seed, state))
         return metrics
 
 
-def side_by_side(agent: Agent, seeds: int) -> Mapped | None:
+def side_by_side(agent: Agent, seeds: int, devices: Devices) -> Mapped | None:
     """The programs of several seeds for a GPU, of which one agent leaves much idle; None where they take turns.
 
     A CPU has nothing to spare: there mapping costs memory and compilation, and gains nothing.
     """
-    return Mapped(agent, seeds) if seeds > 1 and jax.default_backend() != "cpu" else None
+    return Mapped(agent, seeds) if seeds > 1 and (devices.several or jax.default_backend() != "cpu") else None
 
 
 @jax.jit

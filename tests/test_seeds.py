@@ -16,6 +16,7 @@ from denoised_mdp import checkpoint, cli, config, loop, run_dir
 from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.errors import UserError
 from denoised_mdp.logger import read_metrics
+from denoised_mdp.parallel import Devices
 from denoised_mdp.replay import Batch, Replay
 from denoised_mdp.seeds import InTurn, Keys, Mapped, Mind, Together
 
@@ -99,7 +100,8 @@ def learned_alone(agent) -> dict[tuple[int, int], Mind]:
 
 def make_agents(programs: Agent | Mapped) -> InTurn | Together:
     kind, agent = (Together, programs.agent) if isinstance(programs, Mapped) else (InTurn, programs)
-    return kind(programs, [make_mind(agent, seed) for seed in (0, 1)], [make_keys(seed) for seed in (0, 1)])
+    minds, keys = [make_mind(agent, seed) for seed in (0, 1)], [make_keys(seed) for seed in (0, 1)]
+    return kind(programs, minds, keys, Devices(1, 2))
 
 
 @pytest.mark.parametrize(("programs", "tolerance"), [("agent", 0.0), ("mapped", 1e-5)])
@@ -182,7 +184,9 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
         assert (ours / "config.yaml").read_text() == (theirs / "config.yaml").read_text().replace(str(other), str(base))
         paths = [checkpoint.all_of(path)[-1] for path in (ours, theirs)]
         progress, single = (checkpoint.load_progress(path) for path in paths)
-        exact = progress if tolerance == 0 else ("env_step", "updates", "evaluated_at", "finished", "sampling", "replay")
+        exact = (
+            progress if tolerance == 0 else ("env_step", "updates", "evaluated_at", "finished", "sampling", "replay")
+        )
         assert {name: progress[name] for name in exact} == {name: single[name] for name in exact}
         arrays, others = (load_file(path / "state.safetensors") for path in paths)
         assert arrays.keys() == others.keys()

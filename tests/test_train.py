@@ -146,10 +146,13 @@ def test_a_stopped_run_goes_on_exactly(with_signal, finished, environment, tmp_p
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-@pytest.mark.parametrize("updates", [8, 25])
-def test_a_stop_between_updates_goes_on_with_the_rest_of_them(updates, finished, tmp_path, monkeypatch):
-    """In the middle of a block, and after the very last update, before the last evaluation."""
-    config = cli.compose([*SHORT, "replay.memory_mb=1", f"run_dir={tmp_path / 'run'}"])
+@pytest.mark.parametrize(("updates", "on_device"), [(8, True), (25, False)])
+def test_a_stop_between_updates_goes_on_with_the_rest_of_them(updates, on_device, finished, tmp_path, monkeypatch):
+    """In the middle of a block, and after the very last update, before the last evaluation.
+
+    With the replay on the device it is the same run.
+    """
+    config = cli.compose([*SHORT, "replay.memory_mb=1", f"replay.device={on_device}", f"run_dir={tmp_path / 'run'}"])
     stopped = loop.Training(config)
     run_dir.claim(config)
     train_chunk = stopped.agent.train_chunk

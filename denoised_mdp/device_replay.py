@@ -1,0 +1,144 @@
+"""The replay on an accelerator: a copy of what can be sampled, gathered inside the compiled chunk of updates.
+
+The replay on disk is written as ever and decides what is sampled: the same draws from the same generator, and so the
+same batches, bit for bit. Here is where each of its rows lies on the device. What is new is copied from its files
+before sampling, so that a run that goes on fills the device in the same way.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from denoised_mdp.errors import UserError
+from denoised_mdp.replay import Batch, Replay
+
+PIECE = 256  # rows written at a time: always as many, so that one program does it
+SHARE = 0.8  # of the device's memory, which the agent needs too
+
+
+class Rows(NamedTuple):
+    """Experience on the device, R rows in no order that matters."""
+
+    observation: jax.Array  # [R, H W 3] uint8
+    action: jax.Array  # [R, A]
+    reward: jax.Array  # [R]
+    is_first: jax.Array  # [R] bool
+    is_terminal: jax.Array  # [R] bool
+
+
+class Gathered(NamedTuple):
+    """Stands for a `replay.Batch` where updates are compiled: the rows, and which of them make each sequence."""
+
+    rows: Rows
+    places: NDArray[np.int32]  # [K, T, B]
+
+
+def per_update(batches: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """What to scan over, [K, ...], and the function that makes the batch [T, B] of one update of each of its slices."""
+    if not isinstance(batches, Gathered):
+        return batches, lambda batch: batch
+    return batches.places, functools.partial(gather, batches.rows)
+
+
+def gather(rows: Rows, places: jax.Array) -> Batch:
+    """The batch [T, B] of the rows at places [T, B]."""
+    observation, *rest = (array.at[places].get(mode="promise_in_bounds") for array in rows)
+    side = round((observation.shape[-1] / 3) ** 0.5)
+    return Batch(observation.reshape(*places.shape, side, side, 3), *rest, factors={})
+
+
+def rows_needed(*, capacity: int, env_steps: int, action_repeat: int, episode_frames: int, envs: int) -> int:
+    """The most rows that a run holds at a time, if its episodes have their full length: each begins with a reset's."""
+    steps, length = -(-env_steps // action_repeat) + envs, -(-episode_frames // action_repeat)
+    ever = steps + -(-steps // length) + envs
+    held = max(capacity, length + 1) + envs * (length + 1)  # what has ended, and what goes on
+    return min(ever, held)
+
+
+class DeviceReplay:
+    """Places for so many rows on the device, and which rows of a replay they hold.
+
+    Args:
+        record: dtype of the replay's records.
+        rows: R.
+        device: or a sharding; None for the first device.
+
+    Raises:
+        UserError: the device's memory is too small.
+    """
+
+    def __init__(self, record: np.dtype, rows: int, device: jax.sharding.Sharding | None = None):
+        shapes = {name: record[name].shape for name in Rows._fields}
+        shapes["observation"] = (int(np.prod(shapes["observation"])),)
+        types = {name: record[name].base for name in Rows._fields}
+        _check_fits(rows, sum(int(np.prod(shapes[name])) * types[name].itemsize for name in Rows._fields))
+        self.rows = Rows(*(jnp.zeros((rows, *shapes[name]), types[name], device=device) for name in Rows._fields))
+        self._size = rows
+        self._free = np.arange(rows, dtype=np.int32)
+        self._places: dict[int, NDArray[np.int32]] = {}  # by episode, of its rows that are here
+        self._replay: Replay | None = None
+
+    def update(self, replay: Replay) -> None:
+        """Copies what `replay` has to sample and this lacks, forgets what it has forgotten; `sample` is of that then.
+
+        Raises:
+            UserError: there are more rows than places.
+        """
+        self._replay = replay
+        held = {episode.id: episode for episode in replay.sampled()}
+        for id in self._places.keys() - held.keys():
+            self._free = np.concatenate([self._free, self._places.pop(id)])
+        for id, episode in held.items():
+            known = self._places.get(id, self._free[:0])
+            if len(known) == episode.length:
+                continue
+            new, self._free = np.split(self._free, [episode.length - len(known)])
+            if len(known) + len(new) < episode.length:
+                raise UserError(
+                    f"replay.device=true: the replay has outgrown the {self._size} rows that episodes of full length "
+                    "would take; the same command with replay.device=false goes on from the last checkpoint"
+                )
+            self._places[id] = np.concatenate([known, new])
+            for start in range(len(known), episode.length, PIECE):
+                places = self._places[id][start : start + PIECE]
+                self._write(places, replay.rows(episode, start, len(places)))
+
+    def sample(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> Gathered:
+        """The batches that `Replay.sample` draws with the same arguments, to be gathered on the device."""
+        assert self._replay is not None, "update comes first"
+        starts = self._replay.draw(rng, updates, length, batch)
+        places = np.stack([self._places[episode.id][start : start + length] for episode, start in starts])
+        return Gathered(self.rows, places.reshape(updates, batch, length).swapaxes(1, 2))
+
+    def _write(self, places: NDArray[np.int32], records: NDArray[Any]) -> None:
+        """One piece; what it lacks of `PIECE` rows goes to a place that does not exist."""
+        missing = PIECE - len(places)
+        piece = Rows(*(np.ascontiguousarray(records[name]) for name in Rows._fields))
+        piece = piece._replace(observation=piece.observation.reshape(len(places), -1))
+        padded = jax.tree.map(lambda v: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)), piece)
+        self.rows = _written(self.rows, np.pad(places, (0, missing), constant_values=self._size), padded)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(rows: Rows, places: jax.Array, piece: Rows) -> Rows:
+    return jax.tree.map(lambda array, new: array.at[places].set(new, mode="drop"), rows, piece)
+
+
+def _check_fits(rows: int, row_bytes: int) -> None:
+    """Against the memory that the device tells, or, where it is the machine's, against that."""
+    stats = jax.devices()[0].memory_stats()
+    has = stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if rows * row_bytes > SHARE * has:
+        raise UserError(
+            f"replay.device=true: {rows} rows of {row_bytes} bytes take {rows * row_bytes / 2**30:.1f} GiB, and of "
+            f"the device's {has / 2**30:.1f} GiB at most {SHARE:.0%} are for them: a smaller replay.capacity, or "
+            "replay.device=false"
+        )
