@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoised_mdp.errors import UserError
-from denoised_mdp.replay import Batch, Replay
+from denoised_mdp.replay import Replay
 
 PIECE = 256  # rows written at a time: always as many, so that one program does it
 SHARE = 0.8  # of the device's memory, which the agent needs too
@@ -48,11 +48,11 @@ def per_update(batches: Any) -> tuple[Any, Callable[[Any], Any]]:
     return batches.places, functools.partial(gather, batches.rows)
 
 
-def gather(rows: Rows, places: jax.Array) -> Batch:
-    """The batch [T, B] of the rows at places [T, B]."""
+def gather(rows: Rows, places: jax.Array) -> Rows:
+    """The rows at places [T, B], their pictures [T, B, H, W, 3]: a batch."""
     observation, *rest = (array.at[places].get(mode="promise_in_bounds") for array in rows)
     side = round((observation.shape[-1] / 3) ** 0.5)
-    return Batch(observation.reshape(*places.shape, side, side, 3), *rest, factors={})
+    return Rows(observation.reshape(*places.shape, side, side, 3), *rest)
 
 
 def rows_needed(*, capacity: int, env_steps: int, action_repeat: int, episode_frames: int, envs: int) -> int:
@@ -121,15 +121,15 @@ class DeviceReplay:
     def _write(self, places: NDArray[np.int32], records: NDArray[Any]) -> None:
         """One piece; what it lacks of `PIECE` rows goes to a place that does not exist."""
         missing = PIECE - len(places)
-        piece = Rows(*(np.ascontiguousarray(records[name]) for name in Rows._fields))
-        piece = piece._replace(observation=piece.observation.reshape(len(places), -1))
-        padded = jax.tree.map(lambda v: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)), piece)
+        shapes = {name: array.shape[1:] for name, array in self.rows._asdict().items()}
+        piece: list[Any] = [records[name].reshape(len(places), *shape) for name, shape in shapes.items()]
+        padded = [np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for v in piece]
         self.rows = _written(self.rows, np.pad(places, (0, missing), constant_values=self._size), padded)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _written(rows: Rows, places: jax.Array, piece: Rows) -> Rows:
-    return jax.tree.map(lambda array, new: array.at[places].set(new, mode="drop"), rows, piece)
+def _written(rows: Rows, places: jax.Array, piece: list[jax.Array]) -> Rows:
+    return Rows(*(array.at[places].set(new, mode="drop") for array, new in zip(rows, piece, strict=True)))
 
 
 def _check_fits(rows: int, row_bytes: int) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -84,7 +85,7 @@ class Devices:
         """The same arrays on every device, random keys too."""
 
         def replicated(array: jax.Array) -> jax.Array:
-            if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
                 return jax.random.wrap_key_data(replicated(jax.random.key_data(array)))
             return jax.make_array_from_process_local_data(self.whole, np.asarray(array), array.shape)
 
@@ -122,7 +123,7 @@ class Devices:
         told = np.asarray(multihost_utils.broadcast_one_to_all(padded))
         return json.loads(told[:size].tobytes())
 
-    def compiled(self, train_chunk: Callable[..., Any]) -> Callable[..., Any]:
+    def compiled(self, train_chunk: Callable[..., Any]) -> Any:
         """`Agent.train_chunk` with batches divided; state and metrics come back whole on every device."""
         if not self.several:
             return train_chunk

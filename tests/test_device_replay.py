@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,11 +50,12 @@ def test_writing_compiles_once_whatever_the_length(tmp_path: Path) -> None:
     device = DeviceReplay(replay.dtype, 5000)
     add_episode(replay, 0, 10)
     device.update(replay)
-    before = device_replay._written._cache_size()
+    written: Any = device_replay._written
+    before = written._cache_size()
     for episode, rows in enumerate((11, 300, 600), start=1):
         add_episode(replay, episode, rows)
         device.update(replay)
-    assert device_replay._written._cache_size() == before
+    assert written._cache_size() == before
 
 
 def test_more_than_the_device_holds_is_one_line(tmp_path: Path) -> None:

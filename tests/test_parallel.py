@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ def start(*overrides: str, devices: int = 1, **environment: str) -> subprocess.P
 def start_processes(run_dir: Path) -> list[subprocess.Popen]:
     """Two, as srun starts them."""
     port = free_port()
-    shared = {
+    shared: dict[str, Any] = {
         "SLURM_JOB_ID": str(port - (65535 - 2**12 + 1)),  # from which jax has the port
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": "2",
