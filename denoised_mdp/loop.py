@@ -466,7 +466,7 @@ class Run:
             )
         means["train/updates"] = self.updates
         means["speed/env_steps_per_second"] = self.logger.env_steps_per_second or 0.0
-        self.logger.log(self.env_step, means | speeds)
+        self.logger.log(self.env_step, {**means, **speeds})
 
     def wanted(self) -> set[str]:
         """What an evaluation is due of: returns, a film, the analysis."""
@@ -540,7 +540,7 @@ class Run:
             return mind
         path = self.folder / checkpoint.FOLDER / name
         progress = checkpoint.load_progress(path)
-        mind = Mind(*checkpoint.load_state(path, tuple(mind)))
+        mind = Mind._make(checkpoint.load_state(path, tuple(mind)))
         self.env_step, self.updates = progress["env_step"], progress["updates"]
         self.evaluated_at = progress["evaluated_at"]
         self.saved = (self.env_step, self.updates, self.evaluated_at, progress["finished"])

@@ -99,9 +99,11 @@ def learned_alone(agent) -> dict[tuple[int, int], Mind]:
 
 
 def make_agents(programs: Agent | Mapped) -> InTurn | Together:
-    kind, agent = (Together, programs.agent) if isinstance(programs, Mapped) else (InTurn, programs)
+    agent = programs.agent if isinstance(programs, Mapped) else programs
     minds, keys = [make_mind(agent, seed) for seed in (0, 1)], [make_keys(seed) for seed in (0, 1)]
-    return kind(programs, minds, keys, Devices(1, 2))
+    if isinstance(programs, Mapped):
+        return Together(programs, minds, keys, Devices(1, 2))
+    return InTurn(agent, minds, keys, Devices(1, 2))
 
 
 @pytest.mark.parametrize(("programs", "tolerance"), [("agent", 0.0), ("mapped", 1e-5)])
@@ -195,8 +197,9 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
         for episode in Replay.open(ours).episodes():
             rows, again = (Replay.open(path).episode(episode.id) for path in (ours, theirs))
             for name in rows:
-                near = dict(rtol=0, atol=tolerance * (255 if name == "observation" else 1))
-                np.testing.assert_allclose(rows[name].astype(float), again[name].astype(float), err_msg=name, **near)
+                near = tolerance * (255 if name == "observation" else 1)
+                one, other_one = rows[name].astype(float), again[name].astype(float)
+                np.testing.assert_allclose(one, other_one, rtol=0, atol=near, err_msg=name)
         lines, others = (read_metrics(path) for path in (ours, theirs))
         assert [line.keys() for line in lines] == [line.keys() for line in others]
         for line, other_line in zip(lines, others, strict=True):
