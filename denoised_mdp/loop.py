@@ -27,7 +27,7 @@ from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import evaluation_envs, rollout, summary, training_envs
 from denoised_mdp.logger import Logger
 from denoised_mdp.prefill import HOLD, PREFILLS
-from denoised_mdp.progress import SHOWN, ProgressLine, Speed
+from denoised_mdp.progress import SHOWN, ProgressLine
 from denoised_mdp.replay import Batch, Replay
 from denoised_mdp.seeds import InTurn, Keys, Metrics, Mind, Together, side_by_side
 
@@ -139,7 +139,8 @@ class Training:
                 opened.enter_context(run.logger)
                 run.logger.start(run.env_step or None)
             if len(self.runs) > 1 and self.config.logger.progress:
-                self.line = ProgressLine(self.config.train.env_steps, Speed(), seeds=len(self.runs))
+                speed = self.runs[0].logger.speed  # that of each
+                self.line = ProgressLine(self.config.train.env_steps, speed, seeds=len(self.runs))
                 opened.enter_context(closing(self.line))
             self._save(lambda run: run.saved[0] < 0)  # early, so that each has something to go on from
             while True:
@@ -438,7 +439,7 @@ class Run:
                 self.replay.restore(None)
             return mind
         progress = checkpoint.load_progress(path)
-        mind = Mind(*checkpoint.load_state(path, tuple(mind)))
+        mind = Mind(*checkpoint.load_state(path, (mind.state, mind.memory)))
         self.env_step, self.updates = progress["env_step"], progress["updates"]
         self.evaluated_at = progress["evaluated_at"]
         self.saved = (self.env_step, self.updates, self.evaluated_at, progress["finished"])

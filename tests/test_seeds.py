@@ -98,8 +98,10 @@ def learned_alone(agent) -> dict[tuple[int, int], Mind]:
 
 
 def make_agents(programs: Agent | Mapped) -> InTurn | Together:
-    kind, agent = (Together, programs.agent) if isinstance(programs, Mapped) else (InTurn, programs)
-    return kind(programs, [make_mind(agent, seed) for seed in (0, 1)], [make_keys(seed) for seed in (0, 1)])
+    keys = [make_keys(seed) for seed in (0, 1)]
+    if isinstance(programs, Mapped):
+        return Together(programs, [make_mind(programs.agent, seed) for seed in (0, 1)], keys)
+    return InTurn(programs, [make_mind(programs, seed) for seed in (0, 1)], keys)
 
 
 @pytest.mark.parametrize(("programs", "tolerance"), [("agent", 0.0), ("mapped", 1e-5)])
@@ -182,7 +184,9 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
         assert (ours / "config.yaml").read_text() == (theirs / "config.yaml").read_text().replace(str(other), str(base))
         paths = [checkpoint.all_of(path)[-1] for path in (ours, theirs)]
         progress, single = (checkpoint.load_progress(path) for path in paths)
-        exact = progress if tolerance == 0 else ("env_step", "updates", "evaluated_at", "finished", "sampling", "replay")
+        exact = (
+            progress if tolerance == 0 else ("env_step", "updates", "evaluated_at", "finished", "sampling", "replay")
+        )
         assert {name: progress[name] for name in exact} == {name: single[name] for name in exact}
         arrays, others = (load_file(path / "state.safetensors") for path in paths)
         assert arrays.keys() == others.keys()
@@ -191,8 +195,9 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
         for episode in Replay.open(ours).episodes():
             rows, again = (Replay.open(path).episode(episode.id) for path in (ours, theirs))
             for name in rows:
-                near = dict(rtol=0, atol=tolerance * (255 if name == "observation" else 1))
-                np.testing.assert_allclose(rows[name].astype(float), again[name].astype(float), err_msg=name, **near)
+                one, other_one = (values[name].astype(float) for values in (rows, again))
+                near = tolerance * (255 if name == "observation" else 1)
+                np.testing.assert_allclose(one, other_one, rtol=0, atol=near, err_msg=name)
         lines, others = (read_metrics(path) for path in (ours, theirs))
         assert [line.keys() for line in lines] == [line.keys() for line in others]
         for line, other_line in zip(lines, others, strict=True):
