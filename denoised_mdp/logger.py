@@ -53,7 +53,7 @@ class Logger:
         self._use_tensorboard, self._use_progress = tensorboard, progress
         self.latest: dict[str, float] = {}  # the last value of everything logged since `start`
         self._wandb_mode: WandbMode = wandb_mode
-        self._speed = Speed()
+        self.speed = Speed()
         self._lines: BinaryIO | None = None
         self._tensorboard: Any = None
         self._wandb: Any = None
@@ -74,19 +74,19 @@ class Logger:
         if self._wandb_mode != "disabled":
             self._wandb = _start_wandb(self._run_dir, self._wandb_mode, self._config)
         if self._use_progress:
-            self._progress = ProgressLine(self._total, self._speed)
+            self._progress = ProgressLine(self._total, self.speed)
         self.progress(env_step or 0)
 
     def progress(self, env_step: int) -> None:
         """Says how far the run is; cheap enough for every step."""
-        self._speed.update(env_step)
+        self.speed.update(env_step)
         if self._progress is not None:
             self._progress.update(env_step)
 
     @property
     def env_steps_per_second(self) -> float | None:
         """The run's recent speed, from what `progress` was told; None until something has been done."""
-        return self._speed.env_steps_per_second
+        return self.speed.env_steps_per_second
 
     def log(self, env_step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Writes numbers of one moment, Python's, numpy's or jax's, to all destinations.
@@ -109,7 +109,7 @@ class Logger:
         if self._wandb is not None:
             self._wandb.log({"env_step": env_step} | numbers)
         self.latest |= numbers
-        self._speed.update(env_step)
+        self.speed.update(env_step)
         if self._progress is not None:
             self._progress.update(env_step, numbers)
 

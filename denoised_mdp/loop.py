@@ -29,7 +29,7 @@ from denoised_mdp.logger import Logger
 from denoised_mdp.overlap import Blocks, two_at_most
 from denoised_mdp.parallel import Devices, join_processes
 from denoised_mdp.prefill import HOLD, PREFILLS
-from denoised_mdp.progress import SHOWN, ProgressLine, Speed
+from denoised_mdp.progress import SHOWN, ProgressLine
 from denoised_mdp.replay import Batch, Replay
 from denoised_mdp.seeds import InTurn, Keys, Metrics, Mind, Together, side_by_side
 
@@ -152,7 +152,8 @@ class Training:
                 opened.enter_context(run.logger)
                 run.logger.start(run.env_step or None)
             if len(self.runs) > 1 and self.config.logger.progress:
-                self.line = ProgressLine(self.config.train.env_steps, Speed(), seeds=len(self.runs))
+                speed = self.runs[0].logger.speed  # that of each
+                self.line = ProgressLine(self.config.train.env_steps, speed, seeds=len(self.runs))
                 opened.enter_context(closing(self.line))
             self._save(lambda run: run.saved[0] < 0)  # early, so that each has something to go on from
             while True:
