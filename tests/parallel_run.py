@@ -23,6 +23,6 @@ if __name__ == "__main__":
     common = [f"{name}={value}" for name, value in SETTINGS.items()]
     try:
         for overrides in " ".join(sys.argv[1:]).split(" and "):
-            loop.train(cli.compose([*common, *overrides.split()]))
+            loop.train(*cli.compose_seeds([*common, *overrides.split()]))
     except errors.UserError as error:
         sys.exit(f"error: {error}")

@@ -62,11 +62,12 @@ def finish(processes: list[subprocess.Popen]) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> tuple[Path, Path]:
-    """On one device, and on two."""
-    alone, divided = (tmp_path_factory.mktemp("runs") / name for name in ("alone", "divided"))
-    finish([start(f"run_dir={alone}", "and", f"run_dir={divided}", "devices=2", devices=2)])
-    return alone, divided
+def runs(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """On one device, on two, and beside another seed, each of both on its device."""
+    alone, divided, seeds = (tmp_path_factory.mktemp("runs") / name for name in ("alone", "divided", "seeds"))
+    several = ["and", f"run_dir={divided}", "devices=2", "and", f"run_dir={seeds}", "devices=2", "seeds=2"]
+    finish([start(f"run_dir={alone}", *several, devices=2)])
+    return alone, divided, seeds / "seed0"
 
 
 def assert_same_but_for_rounding(left: Path, right: Path) -> None:
@@ -88,7 +89,9 @@ def assert_same_but_for_rounding(left: Path, right: Path) -> None:
 
 
 def test_two_devices_learn_what_one_learns(runs):
-    assert_same_but_for_rounding(*runs)
+    alone, divided, of_seeds = runs
+    assert_same_but_for_rounding(alone, divided)
+    assert_same_but_for_rounding(alone, of_seeds)
 
 
 def test_two_processes_learn_what_one_learns(runs, tmp_path):
