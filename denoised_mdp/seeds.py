@@ -51,12 +51,11 @@ class InTurn:
     What acts is what `hand_over` gave last. If `stale`, it is a copy, and updates may be computed beside it.
     """
 
-    batches_held = 1  # in memory at a time
-
     def __init__(
         self, agent: Agent, minds: Sequence[Mind], keys: Sequence[Keys], devices: Devices, *, stale: bool = False
     ):
         self._agent, self._devices, self._stale = agent, devices, stale
+        self.batches_held = len(minds)  # in memory at a time
         self._train_chunk = devices.compiled(agent.train_chunk)
         self._states = [devices.replicate(mind.state) for mind in minds]
         self._memories = [mind.memory for mind in minds]
