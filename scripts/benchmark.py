@@ -10,7 +10,6 @@ from pathlib import Path
 from denoised_mdp.errors import UserError
 
 PARTS = ("update", "env", "replay", "acting", "pipeline")
-APART = "steps"  # takes long, and belongs to a CPU: not among all
 
 
 def main() -> None:
@@ -19,7 +18,7 @@ def main() -> None:
         description="Measures what the parts of training cost on this machine, and tells how busy it is otherwise.",
         epilog="example: benchmark.py update acting size=paper precision=bfloat16 --out benchmark.json",
     )
-    parser.add_argument("parts", nargs="+", metavar="PART", help=f"{' '.join(PARTS)}, all, or {APART}; settings")
+    parser.add_argument("parts", nargs="+", metavar="PART", help=f"{' '.join(PARTS)}, or all; and settings, key=value")
     parser.add_argument("--repeats", type=_at_least(1), default=5, help="of everything that is timed (default 5)")
     parser.add_argument("--chunk", type=_at_least(1), default=1, help="updates per call of train_chunk (default 1)")
     parser.add_argument("--actions", type=_at_least(1), default=6, help="of the agent, but in pipeline (default 6)")
@@ -43,14 +42,14 @@ def measure(options: argparse.Namespace) -> None:
     settings = [text for text in options.parts if "=" in text]
     wanted = [text for text in options.parts if "=" not in text] or ["all"]
     for name in wanted:
-        if name not in (*PARTS, APART, "all"):
-            raise UserError(f"{name}: there is no such part, only {', '.join((*PARTS, APART))} and all")
+        if name not in (*PARTS, "all"):
+            raise UserError(f"{name}: there is no such part, only {', '.join(PARTS)} and all")
     from denoised_mdp import cli
 
     configs = cli.compose_seeds(settings)
     config = configs[0]  # `seeds` concerns the update and the pipeline
 
-    from denoised_mdp.benchmarks import acting, env, machine, pipeline, replay, steps, table, update
+    from denoised_mdp.benchmarks import acting, env, machine, pipeline, replay, table, update
 
     agent = {"action_size": options.actions, "repeats": options.repeats}
     measures: dict[str, Callable[[], list[table.Row]]] = {
@@ -62,12 +61,11 @@ def measure(options: argparse.Namespace) -> None:
         "acting": lambda: acting.measure(config, **agent),
         "replay": lambda: replay.measure(config, rows=options.rows, **agent),
         "pipeline": lambda: pipeline.measure(configs, blocks=options.blocks),
-        APART: lambda: steps.measure(config, **agent),
     }
     found = {"machine": machine.describe()}
     print(table.render("machine", found["machine"]), flush=True)
     for name, function in measures.items():
-        if name in wanted or ("all" in wanted and name != APART):
+        if name in wanted or "all" in wanted:
             found[name] = function()
             print("\n" + table.render(f"{name} {' '.join(settings)}", found[name]), flush=True)
             if options.out is not None:  # after each part: the next may take long

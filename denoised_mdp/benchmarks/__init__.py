@@ -5,7 +5,6 @@
     replay    batches per second, from the disk and from the page cache
     acting    agent steps per second of encoding, filtering and choosing an action
     pipeline  a run in little: which part works how much of the time, and which wait
-    steps     what each fast form of an update gains on a CPU
 
 Each has `measure(config, ...)`, which returns rows of a table. `timing.py` measures, `flops.py` counts the arithmetic
 of an update by hand and in a traced program, `machine.py` says what it was measured on, `table.py` writes it down.
