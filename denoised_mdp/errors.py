@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -58,3 +59,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _ratio(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of argparse's: whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
+        return value
+
+    return number

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from denoised_mdp import envs
-from denoised_mdp.errors import UserError
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
-        return value
-
-    return number
+from denoised_mdp.errors import UserError, at_least
 
 
 def main() -> None:
     """Prints, and writes if asked to, the random policy's return and the best constant action's."""
     parser = argparse.ArgumentParser(description="What a task pays a random policy, and a constant action at best.")
     parser.add_argument("task", help="a task of the dm_control suite, such as walker_walk")
-    parser.add_argument("--action-repeat", type=_at_least(1), default=2, help="frames per random action (default 2)")
-    parser.add_argument("--episodes", type=_at_least(1), default=20, help="per policy (default 20)")
-    parser.add_argument("--candidates", type=_at_least(1), default=200, help="constant actions to try (default 200)")
-    parser.add_argument("--seed", type=_at_least(0), default=0)
+    parser.add_argument("--action-repeat", type=at_least(1), default=2, help="frames per random action (default 2)")
+    parser.add_argument("--episodes", type=at_least(1), default=20, help="per policy (default 20)")
+    parser.add_argument("--candidates", type=at_least(1), default=200, help="constant actions to try (default 200)")
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     options = parser.parse_args()
     try:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, at_least
 
 PARTS = ("update", "env", "replay", "acting", "pipeline")
 
@@ -19,12 +19,12 @@ def main() -> None:
         epilog="example: benchmark.py update acting size=paper precision=bfloat16 --out benchmark.json",
     )
     parser.add_argument("parts", nargs="+", metavar="PART", help=f"{' '.join(PARTS)}, or all; and settings, key=value")
-    parser.add_argument("--repeats", type=_at_least(1), default=5, help="of everything that is timed (default 5)")
-    parser.add_argument("--chunk", type=_at_least(1), default=1, help="updates per call of train_chunk (default 1)")
-    parser.add_argument("--actions", type=_at_least(1), default=6, help="of the agent, but in pipeline (default 6)")
-    parser.add_argument("--rows", type=_at_least(1000), default=20_000, help="steps in the replay (default 20,000)")
-    parser.add_argument("--steps", type=_at_least(1), default=200, help="agent steps in env (default 200)")
-    parser.add_argument("--blocks", type=_at_least(1), default=2, help="of updates in pipeline (default 2)")
+    parser.add_argument("--repeats", type=at_least(1), default=5, help="of everything that is timed (default 5)")
+    parser.add_argument("--chunk", type=at_least(1), default=1, help="updates per call of train_chunk (default 1)")
+    parser.add_argument("--actions", type=at_least(1), default=6, help="of the agent, but in pipeline (default 6)")
+    parser.add_argument("--rows", type=at_least(1000), default=20_000, help="steps in the replay (default 20,000)")
+    parser.add_argument("--steps", type=at_least(1), default=200, help="agent steps in env (default 200)")
+    parser.add_argument("--blocks", type=at_least(1), default=2, help="of updates in pipeline (default 2)")
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     options = parser.parse_args()
     try:
@@ -71,16 +71,6 @@ def measure(options: argparse.Namespace) -> None:
             if options.out is not None:  # after each part: the next may take long
                 report = {part: table.as_json(rows) for part, rows in found.items()}
                 options.out.write_text(json.dumps(report | {"settings": config.model_dump()}, indent=1) + "\n")
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
-        return value
-
-    return number
 
 
 if __name__ == "__main__":

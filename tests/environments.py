@@ -30,6 +30,11 @@ DOT: dict[str, Any] = {
     "action_repeat": 1,
     "episode_frames": 100,
 }
+RUN = [  # overrides: episodes of three dots that end at different times, and two updates every four agent steps
+    *("size=debug", "env=custom", "env.constructor=worker_world:make", "train.envs=3"),
+    *("train.env_steps=150", "train.prefill=60", "train.every=12", "train.updates=2", "train.batch_length=4"),
+    "logger.tensorboard=false",
+]
 SHAKING: dict[str, Any] = {**NOISE, "video_background": False, "camera_jitter": True}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from environments import RUN
 from safetensors.numpy import load_file
 
 from denoised_mdp import checkpoint, cli, loop, run_dir
@@ -19,24 +20,11 @@ from denoised_mdp.logger import read_metrics
 from denoised_mdp.overlap import Blocks
 from denoised_mdp.replay import Replay
 
-SETTINGS = {
-    "env": "custom",
-    "env.constructor": "worker_world:make",
-    "train.envs": 3,
-    "train.env_steps": 150,
-    "train.prefill": 60,
-    "train.every": 12,
-    "train.updates": 2,
-    "train.batch_length": 4,
-    "train.staleness": 1,
-    "evaluate.every": 60,
-    "evaluate.video_every": 1000,
-    "checkpoint.every": 7,
-    "checkpoint.keep": 100,
-    "replay.memory_mb": 1,
-    "logger.tensorboard": "false",
-}
-OVERRIDES = ["size=debug", *(f"{name}={value}" for name, value in SETTINGS.items())]
+OVERRIDES = [
+    *RUN,
+    *("train.staleness=1", "evaluate.every=60", "evaluate.video_every=1000"),
+    *("checkpoint.every=7", "checkpoint.keep=100", "replay.memory_mb=1"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from environments import DOT, ENV, NOISE, RENDER, SHAKING, same
+from environments import DOT, ENV, NOISE, RENDER, RUN, SHAKING, same
 from safetensors.numpy import load_file
 
 from denoised_mdp import checkpoint, cli, loop, run_dir
@@ -178,19 +178,7 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
 
     The policy acts but nothing is learned, which would take long to compile.
     """
-    settings = {
-        "env": "custom",
-        "env.constructor": "worker_world:make",
-        "train.envs": 3,
-        "train.env_steps": 150,
-        "train.prefill": 60,
-        "train.every": 12,
-        "train.updates": 2,
-        "train.batch_length": 4,
-        "replay.factors": "true",
-        "logger.tensorboard": "false",
-    }
-    overrides = ["size=debug", *(f"{name}={value}" for name, value in settings.items())]
+    overrides = [*RUN, "replay.factors=true"]
     agent = Agent(cli.compose(overrides), 1)
     losses = dict.fromkeys(("model/loss", "policy/actor_loss", "policy/critic_loss"), 0.0)
 

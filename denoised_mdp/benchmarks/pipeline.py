@@ -17,6 +17,8 @@ from denoised_mdp import loop
 from denoised_mdp.benchmarks import machine
 from denoised_mdp.benchmarks.table import Row
 from denoised_mdp.config import Config
+from denoised_mdp.device_replay import DeviceReplay
+from denoised_mdp.replay import Replay
 
 PARTS = {
     "environment": "simulating and rendering, of all environments together",
@@ -44,6 +46,11 @@ class Watch:
     def on_dispatch(self, holder: Any, name: str, part: str) -> None:
         """Watches a jitted function until its last result is there, from another thread: the caller does not wait."""
         self._replace(holder, name, self._watched(getattr(holder, name), part, wait=True))
+
+    def on_compiled(self, holder: Any, name: str, part: str) -> None:
+        """Watches, as `on_dispatch`, each function that a method returns."""
+        compile = getattr(holder, name)
+        self._replace(holder, name, lambda function: self._watched(compile(function), part, wait=True))
 
     def close(self) -> None:
         """Waits until the last result is there, and watches no more."""
@@ -84,13 +91,16 @@ def measure(configs: Sequence[Config], *, blocks: int) -> list[Row]:
         watch = Watch()
         watch.on(loop, "reset_all", "environment")
         watch.on(loop, "step_all", "environment")
+        watch.on(Replay, "add", "write")
+        watch.on(Replay, "sample", "sample")  # of snapshots too
+        watch.on(DeviceReplay, "sample", "sample")
         for run in training.runs:
-            watch.on(run.replay, "add", "write")
-            watch.on(run.replay, "sample", "sample")
             run.evaluated_at = 0  # no evaluation before the first step
-        programs = training.mapped or training.agent
-        watch.on(programs, "act", "acting")
-        watch.on_dispatch(programs, "train_chunk", "learn")
+        watch.on(training.mapped or training.agent, "act", "acting")
+        if training.mapped:
+            watch.on_dispatch(training.mapped, "train_chunk", "learn")
+        else:
+            watch.on_compiled(training.devices, "compiled", "learn")
         try:
             training.train()
         finally:
