@@ -22,6 +22,9 @@ from denoised_mdp.sac import SACLearner
 from denoised_mdp.transition import Transition
 from denoised_mdp.world_model import Batch, DenoisedLearner, DenoisedMDP, Objective, WorldModel
 
+# Of a program that runs once: compiling it well takes longer than running it.
+COMPILED_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 class TrainState(NamedTuple):
     """All that learning changes: one pytree, saved and restored as a whole."""
@@ -196,11 +199,19 @@ class Agent:
         self.config, self.action_size = config, action_size
         self.model_learner = model_learner(config.model)
         self.learner = policy_learner(config.policy)
+        self._compiled_create = jax.jit(self._create, compiler_options=COMPILED_QUICKLY)
         self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0)
         self.act = jax.jit(self._act, static_argnames="explore")
 
     def create(self, key: jax.Array) -> TrainState:
         """Freshly initialised parameters."""
+        return self._compiled_create(key)
+
+    def shapes(self) -> TrainState:
+        """What `create` makes, with the shapes and types alone in place of the arrays."""
+        return jax.eval_shape(self._create, jax.random.key(0))
+
+    def _create(self, key: jax.Array) -> TrainState:
         rngs = nnx.Rngs(key)
         model = self.config.model
         world_model = new_world_model(model, self.config.env.image_size, self.action_size, rngs)

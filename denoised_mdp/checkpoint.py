@@ -81,7 +81,7 @@ def load_progress(path: Path) -> dict[str, Any]:
 
 
 def load_state(path: Path, like: Tree) -> Tree:
-    """The saved pytree, with the structure of `like`.
+    """The saved pytree, with the structure of `like`, of which nothing but the shapes are looked at.
 
     Raises:
         UserError: the file is damaged, or an array is missing, left over or of another shape: each is named.
@@ -91,7 +91,7 @@ def load_state(path: Path, like: Tree) -> Tree:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    wanted = named(like)
+    wanted = _by_name(like)
     wrong = [f"missing {name}" for name in wanted.keys() - saved.keys()]
     wrong += [f"unexpected {name}" for name in saved.keys() - wanted.keys()]
     wrong += [
@@ -106,7 +106,9 @@ def load_state(path: Path, like: Tree) -> Tree:
 
 def named(tree: Any) -> dict[str, np.ndarray]:
     """The arrays of a pytree by the names they have in a checkpoint, in the order of its leaves."""
+    return {name: np.asarray(leaf, order="C") for name, leaf in _by_name(tree).items()}
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, order="C") for path, leaf in leaves
-    }
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

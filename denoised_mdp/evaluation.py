@@ -62,7 +62,7 @@ def load_agent(config: Config, action_size: int, path: Path) -> tuple[Agent, Tra
     """
     cache_programs()
     agent = Agent(config, action_size)
-    state, _ = checkpoint.load_state(path, (agent.create(jax.random.key(0)), agent.initial(config.train.envs)))
+    state, _ = checkpoint.load_state(path, (agent.shapes(), agent.initial(config.train.envs)))
     return agent, state
 
 

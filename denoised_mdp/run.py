@@ -244,14 +244,14 @@ class Run:
 
     def restore(self, name: str | None) -> Mind:
         """Goes back to the checkpoint of that name, or to the beginning; returns the agent's part of it."""
-        mind = Mind(self.agent.create(self.keys[INITIALISE]), self.agent.initial(len(self.envs)))
+        memory = self.agent.initial(len(self.envs))
         if name is None:
             if self.collects and self.devices.leads:
                 self.replay.restore(None)
-            return mind
+            return Mind(self.agent.create(self.keys[INITIALISE]), memory)
         path = self.folder / checkpoint.FOLDER / name
         progress = checkpoint.load_progress(path)
-        mind = Mind._make(checkpoint.load_state(path, tuple(mind)))
+        mind = Mind._make(checkpoint.load_state(path, (self.agent.shapes(), memory)))
         self.env_step, self.updates = progress["env_step"], progress["updates"]
         self.evaluated_at = progress["evaluated_at"]
         self.saved = (self.env_step, self.updates, self.evaluated_at, progress["finished"])

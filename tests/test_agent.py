@@ -33,7 +33,7 @@ def make_batches(updates: int, length: int = 4, batch: int = 2) -> Batch:
 
 def make_state(agent: Agent) -> TrainState:
     """With the same number everywhere, for tests to which the numbers do not matter: drawing them takes seconds."""
-    shapes = jax.eval_shape(agent.create, jax.random.key(0))
+    shapes = agent.shapes()
     return jax.tree.map(lambda v: np.full(v.shape, 0.01).astype(v.dtype), shapes)
 
 
@@ -54,7 +54,7 @@ def agent() -> Agent:
 )
 def test_paper_size_has_the_paper_s_parameters(overrides, actions, expected):
     agent = Agent(cli.compose(["size=paper", *overrides]), actions)
-    state = jax.eval_shape(lambda: agent.create(jax.random.key(0)))
+    state = agent.shapes()
     assert count((state.world_model, state.policy.actor, state.policy.critic)) == expected
 
 
@@ -68,7 +68,7 @@ def test_paper_size_has_the_paper_s_parameters(overrides, actions, expected):
 )
 def test_parts_of_the_paper_s_model_have_its_sizes(overrides, actions, sizes, without_critic):
     agent = Agent(cli.compose(["size=paper", *overrides]), actions)
-    state = jax.eval_shape(lambda: agent.create(jax.random.key(0)))
+    state = agent.shapes()
     model = state.world_model
     rewards = (model.reward_x, model.reward_y)
     parts = (model.transition, rewards, model.encoder, model.decoder, state.policy.actor)
@@ -104,7 +104,7 @@ def test_figure_2c_has_the_layers_of_the_reference(z_prior_uses_y):
     """The paper gives no count for it, so the layers are counted here; the same sum gives the paper's for Fig. 2b."""
     assert transition_size((120, 20), (120, 20), (0, 0), 2, z_sees_y=True) == 541_120
     agent = Agent(cli.compose(["size=paper", "model=xyz", f"model.z_prior_uses_y={z_prior_uses_y}"]), 2)
-    state = jax.eval_shape(lambda: agent.create(jax.random.key(0)))
+    state = agent.shapes()
     expected = transition_size((120, 20), (70, 10), (70, 10), 2, z_sees_y=z_prior_uses_y)
     assert count(state.world_model.transition) == expected
 

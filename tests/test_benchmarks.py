@@ -36,7 +36,7 @@ def done_twice(config) -> int:
 def test_arithmetic_by_hand_is_the_traced_program_s(overrides):
     config = cli.compose(overrides)
     agent = Agent(config, A)
-    state = jax.eval_shape(agent.create, jax.random.key(0))
+    state = agent.shapes()
     batch = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), update.random_batches(config, A, 1))
     traced = flops.of_program(agent.train_step, state, batch, jax.random.key(0))
     assert traced == sum(flops.of_update(config, A).values()) + done_twice(config)

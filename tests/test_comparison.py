@@ -18,6 +18,11 @@ def make_report(folder, model, seed, *, curtain, weather=0.0, recorded=5):
         "model": {"name": model},
         "recordings": {"seed": recorded},
         "parts": {part: {} for part in parts},
+        "headline": {
+            "signal_in_x": {"value": curtain},
+            "noise_in_x": {"value": weather, "factor": "weather"},
+            "signal_outside_x": None,
+        },
         "alarms": [{"name": "leaking"}] if weather > 0.3 else [],
         "matrix": {
             name: {"kind": kind}
@@ -40,6 +45,7 @@ def test_seeds_are_averaged_by_model_and_all_are_told(tmp_path):
     assert list(models) == ["x", "xy"] and comparison.scores(models["xy"], "curtain", "x") == [1.0, 0.5]
     table = comparison.markdown(models)
     assert "| **1.00** (1.00) | **0.75** (1.00, 0.50) |" in table and "| leaking | none; none |" in table
+    assert "| noise leaked into x | **0.90** (0.90) | **0.00** (0.00, 0.00) |" in table and "stranded" not in table
     figure = comparison.draw(models)
     told = [text.get_text() for text in figure.axes[1].texts]
     assert "0.75" in told and "1.00 0.50" in told and told.count("to drop") == 1  # the weather

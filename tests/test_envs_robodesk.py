@@ -47,7 +47,6 @@ NOISE_FACTORS = ("video_frame", "green_button_noise", "light_angle", "light_inte
 HERE = Path(__file__).parent
 without_package = importlib.util.find_spec("robodesk") is None
 needs_package = pytest.mark.skipif(without_package, reason=f"the extra robodesk is not installed: {scene.INSTALL}")
-pytestmark = pytest.mark.xdist_group("robodesk")  # one process compiles the scene, once
 
 
 @functools.cache

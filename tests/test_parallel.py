@@ -19,8 +19,6 @@ from denoised_mdp.errors import UserError
 from denoised_mdp.parallel import Devices
 from denoised_mdp.replay import Replay
 
-pytestmark = pytest.mark.xdist_group("parallel")  # in one worker: they share a run
-
 TESTS = Path(__file__).resolve().parent
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
 

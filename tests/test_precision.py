@@ -47,7 +47,7 @@ def test_bfloat16_learns_as_float32_does():
 
 def test_what_is_kept_and_what_is_measured_is_float32():
     agent = Agent(debug("bfloat16"), A)
-    state = jax.eval_shape(agent.create, jax.random.key(0))
+    state = agent.shapes()
     batch = jax.tree.map(lambda v: v[0], random_batches(agent.config, A, 1))
     after, metrics = jax.eval_shape(agent.train_step, state, batch, jax.random.key(0))
     assert {leaf.dtype.name for leaf in jax.tree.leaves((after, metrics))} == {"float32", "int32"}

@@ -166,7 +166,7 @@ def test_y_can_be_deleted_from_figure_2b_by_touching_only_yaml(without_y):
     """What is left is the agent of model=x, array by array; both have the same width at size=debug."""
 
     def arrays(agent: Agent) -> list[tuple[str, jax.ShapeDtypeStruct]]:
-        state = jax.eval_shape(agent.create, jax.random.key(0))
+        state = agent.shapes()
         return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
     agent, x_alone = without_y("xy"), Agent(cli.compose(["size=debug", "model=x"]), A)

@@ -20,8 +20,6 @@ from denoised_mdp.parallel import Devices
 from denoised_mdp.replay import Batch, Replay
 from denoised_mdp.seeds import InTurn, Keys, Mapped, Mind, Together
 
-pytestmark = pytest.mark.xdist_group("seeds")  # in one worker: they share compiled programs
-
 # Three updates, at 40, 50 and 60, in two environments with episodes of 15 steps each.
 TINY = [
     *("size=debug", "env=sunlight", "env.action_repeat=1", "env.episode_frames=15", "model=x", "train.envs=2"),

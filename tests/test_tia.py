@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_agent import A, count, make_batches
-from test_train import SHORT, environment, run  # noqa: F401 the fixture is taken by its name
+from test_train import SHORT, run
 from test_world_model import numpy_kl
 
 from denoised_mdp import checkpoint, cli, run_dir, visualize
@@ -77,15 +77,12 @@ def apart(one, other) -> float:
 )
 def test_paper_size_has_the_paper_s_parameters(overrides, actions, expected):
     paper = Agent(cli.compose(["size=paper", "model=tia", *overrides]), actions)
-    state = jax.eval_shape(paper.create, KEY)
+    state = paper.shapes()
     assert count((state.world_model, state.policy.actor, state.policy.critic)) == expected
 
 
 def test_small_tia_is_as_large_as_small_xy():
-    tia, xy = (
-        count(jax.eval_shape(Agent(cli.compose([f"model={name}"]), 6).create, KEY).world_model)
-        for name in ("tia", "xy")
-    )
+    tia, xy = (count(Agent(cli.compose([f"model={name}"]), 6).shapes().world_model) for name in ("tia", "xy"))
     assert abs(tia - xy) < 0.01 * xy
 
 
@@ -288,11 +285,10 @@ def test_the_same_matrix_serves():
     assert found["parts"]["y"]["reward_explained"] is None and found["parts"]["x"]["reward_explained"] is not None
 
 
-@pytest.mark.xdist_group("train")
-def test_a_run_leaves_what_it_should(environment, tmp_path):  # noqa: F811
+def test_a_run_leaves_what_it_should(tmp_path):
     folder = tmp_path / "run"
     short = ["train.env_steps=1250", "evaluate.every=1250", "evaluate.video_every=1250"]
-    run("train.py", *SHORT, "model=tia", *short, f"run_dir={folder}", environment=environment)
+    run("train.py", *SHORT, "model=tia", *short, f"run_dir={folder}")
     names = {name for line in read_metrics(folder) for name in line}
     assert (
         {"model/adversary_loss", "model/distractor_grad_norm", "evaluate/return_mean"}

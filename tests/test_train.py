@@ -1,7 +1,6 @@
 """The real scripts, from a command line to files: a debug run, going on after a kill, looking at it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,14 +16,13 @@ from denoised_mdp import checkpoint, cli, loop, run_dir
 from denoised_mdp.logger import read_metrics
 from denoised_mdp.replay import Replay
 
-pytestmark = pytest.mark.xdist_group("train")  # in one worker: they share a finished run
-
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SHORT = [
     "size=debug",
     "noise=video_background",
     "render.backend=ray",
     "env.task=cartpole_balance",
+    "env.action_repeat=10",
     "train.env_steps=2000",
     "evaluate.every=2000",
     "evaluate.video_every=2000",
@@ -33,28 +31,22 @@ SHORT = [
 ]
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """Compiled programs are shared by the runs of this session, and by nothing else."""
-    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
-
-
-def start(script: str, *arguments: str, environment: dict[str, str]) -> subprocess.Popen:
+def start(script: str, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, str(SCRIPTS / script), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def run(script: str, *arguments: str, environment: dict[str, str]) -> str:
-    process = start(script, *arguments, environment=environment)
+def run(script: str, *arguments: str) -> str:
+    process = start(script, *arguments)
     output, errors = process.communicate(timeout=250)
     assert process.returncode == 0, errors
     return output
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, environment) -> Path:
+def finished(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("finished") / "run"
-    run("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    run("train.py", *SHORT, f"run_dir={run_dir}")
     return run_dir
 
 
@@ -79,9 +71,9 @@ def test_a_run_leaves_everything_it_should(finished):
 
 
 def test_prefill_is_uniform_and_counted_in_env_steps(finished):
-    """1000 env steps are 500 actions; the policy, which starts as good as bang-bang, takes the rest."""
+    """1000 env steps are 100 actions; the policy, which starts as good as bang-bang, takes the rest."""
     prefill, later = (Replay.open(finished).episode(i)["action"][1:, 0] for i in (0, 1))
-    assert len(prefill) == len(later) == 500
+    assert len(prefill) == len(later) == 100
     assert scipy.stats.kstest(prefill, scipy.stats.uniform(-1, 2).cdf).pvalue > 0.01
     assert np.mean(np.abs(prefill) == 1) == 0 and np.mean(np.abs(later) == 1) > 0.2
 
@@ -103,21 +95,21 @@ def test_an_episode_that_goes_on_is_learned_from_only_if_asked(include_running, 
         training._collect()
     training.close()
     (run,) = training.runs
-    assert run.env_step == 100 and run.replay.num_steps == 51
+    assert run.env_step == 500 and run.replay.num_steps == 51
     assert run.replay.can_sample(config.train.batch_length) == include_running
 
 
-def test_the_same_command_on_a_finished_run_says_so(finished, environment):
+def test_the_same_command_on_a_finished_run_says_so(finished):
     before = (finished / "metrics.jsonl").read_bytes()
-    assert "is finished" in run("train.py", *SHORT, f"run_dir={finished}", environment=environment)
+    assert "is finished" in run("train.py", *SHORT, f"run_dir={finished}")
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_run_goes_on_exactly(with_signal, finished, environment, tmp_path):
+def test_a_stopped_run_goes_on_exactly(with_signal, finished, tmp_path):
     """In the middle of the second episode; afterwards every array and metric is that of the run never stopped."""
     run_dir = tmp_path / "run"
-    process = start("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    process = start("train.py", *SHORT, f"run_dir={run_dir}")
     while not (run_dir / checkpoint.FOLDER / "000001500").exists():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.002)
@@ -131,7 +123,7 @@ def test_a_stopped_run_goes_on_exactly(with_signal, finished, environment, tmp_p
     stopped_at = checkpoint.latest(run_dir)
     assert stopped_at is not None and int(stopped_at.name) < 2000
 
-    run("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    run("train.py", *SHORT, f"run_dir={run_dir}")
     paths = [checkpoint.all_of(folder)[-1] for folder in (finished, run_dir)]
     arrays, resumed = (load_file(path / "state.safetensors") for path in paths)
     assert arrays.keys() == resumed.keys()
@@ -181,20 +173,20 @@ def test_a_stop_between_updates_goes_on_with_the_rest_of_them(updates, on_device
     assert evaluations[0] == evaluations[1]
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, environment, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, tmp_path):
     run_dir = tmp_path / "run"
-    process = start("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    process = start("train.py", *SHORT, f"run_dir={run_dir}")
     while not (run_dir / "config.yaml").exists():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.002)
     process.kill()
     process.communicate(timeout=100)
     assert checkpoint.latest(run_dir) is None
-    run("train.py", *SHORT, f"run_dir={run_dir}", environment=environment)
+    run("train.py", *SHORT, f"run_dir={run_dir}")
     assert without_speed(run_dir) == without_speed(finished)
 
 
-def test_evaluating_and_looking_need_the_checkpoint_alone(finished, environment, tmp_path):
+def test_evaluating_and_looking_need_the_checkpoint_alone(finished, tmp_path):
     run_dir = tmp_path / "copied"
     latest = checkpoint.latest(finished)
     assert latest is not None
@@ -202,39 +194,39 @@ def test_evaluating_and_looking_need_the_checkpoint_alone(finished, environment,
     (run_dir / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
     (run_dir / checkpoint.FOLDER / latest.name).symlink_to(latest)
 
-    output = run("evaluate.py", f"run_dir={run_dir}", "episodes=2", environment=environment)
+    output = run("evaluate.py", f"run_dir={run_dir}", "episodes=2")
     report = json.loads((run_dir / "evaluation-000002000-seed1841.json").read_text())
     assert report["env_step"] == 2000 and len(report["returns"]) == 2 and f"{report['return_mean']:.1f}" in output
     assert report["return_low"] <= report["return_mean"] <= report["return_high"]
     what_if = ["episodes=2", "swap=y", "walk=x", "imagine=[zero,reversed]"]
-    run("visualize.py", f"run_dir={run_dir}", "columns=4", *what_if, environment=environment)
+    run("visualize.py", f"run_dir={run_dir}", "columns=4", *what_if)
     pictures = {path.name for path in (run_dir / "visualize").iterdir() if path.suffix == ".png"}
     ours = {f"000002000-seed1841{what}.png" for what in ("", "-swap_y", "-walk_x", "-imagine")}
     assert pictures == ours | {f"000002000-seed1842{what}.png" for what in ("", "-walk_x", "-imagine")}
 
 
-def test_the_factorization_of_several_runs_is_measured_on_the_same_episodes(finished, environment, tmp_path):
+def test_the_factorization_of_several_runs_is_measured_on_the_same_episodes(finished, tmp_path):
     data, short = tmp_path / "episodes.npz", ["clips=1", "physics=2", "policies=[uniform,self]"]
     arguments = [f"run_dir={finished}", f"data={data}"]
-    output = run("factorization.py", *arguments, *short, f"out={tmp_path / 'one'}", environment=environment)
+    output = run("factorization.py", *arguments, *short, f"out={tmp_path / 'one'}")
     for words in ("signal kept in x: ", "noise leaked into x: ", "signal stranded outside x: "):
         assert words in output
     before = data.stat().st_mtime_ns
-    run("factorization.py", *arguments, f"out={tmp_path / 'two'}", environment=environment)
+    run("factorization.py", *arguments, f"out={tmp_path / 'two'}")
     assert data.stat().st_mtime_ns == before
     one, two = ((tmp_path / name / "factorization.json").read_text() for name in ("one", "two"))
     assert one == two
-    process = start("factorization.py", *arguments, "noise.clip_frames=7", environment=environment)
+    process = start("factorization.py", *arguments, "noise.clip_frames=7")
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 2 and "noise.clip_frames: 1000 -> 7" in errors and len(errors.splitlines()) == 1
 
 
-def test_a_run_can_learn_from_another_run_s_replay_and_be_analysed_on_the_way(finished, environment, tmp_path):
+def test_a_run_can_learn_from_another_run_s_replay_and_be_analysed_on_the_way(finished, tmp_path):
     run_dir = tmp_path / "run"
     analysis = ["analysis.every=1000", "analysis.clips=1"]
     arguments = [*SHORT, *analysis, "model=x", f"replay.source={finished}", f"run_dir={run_dir}"]
     before = sorted((path.name, path.stat().st_mtime_ns) for path in (finished / "replay").iterdir())
-    run("train.py", *arguments, environment=environment)
+    run("train.py", *arguments)
     latest = checkpoint.latest(run_dir)
     assert latest is not None and checkpoint.load_progress(latest)["updates"] == 25
     assert not (run_dir / "replay").exists()
@@ -245,9 +237,9 @@ def test_a_run_can_learn_from_another_run_s_replay_and_be_analysed_on_the_way(fi
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (finished / "replay").iterdir()) == before
 
 
-def test_another_world_s_replay_is_refused(finished, environment, tmp_path):
+def test_another_world_s_replay_is_refused(finished, tmp_path):
     arguments = [*SHORT, "noise.camera_jitter=true", f"replay.source={finished}", f"run_dir={tmp_path / 'run'}"]
-    process = start("train.py", *arguments, environment=environment)
+    process = start("train.py", *arguments)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 2
     assert errors.startswith("error: replay.source=") and "noise.camera_jitter: False -> True" in errors
@@ -267,8 +259,8 @@ def test_another_world_s_replay_is_refused(finished, environment, tmp_path):
         ("render.backend=vulkan", "egl"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(override, words, environment, tmp_path):
-    process = start("train.py", "size=debug", override, f"run_dir={tmp_path / 'run'}", environment=environment)
+def test_bad_input_is_one_line_and_leaves_nothing(override, words, tmp_path):
+    process = start("train.py", "size=debug", override, f"run_dir={tmp_path / 'run'}")
     _, errors = process.communicate(timeout=100)
     assert process.returncode != 0
     (line,) = errors.strip().splitlines()

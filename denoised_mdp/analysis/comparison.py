@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from denoised_mdp.analysis.report import KINDS, rows_by_kind
+from denoised_mdp.analysis.report import HEADLINE, KINDS, rows_by_kind
 from denoised_mdp.errors import UserError, one_line
 
 matplotlib.use("agg")
@@ -18,6 +19,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 Report = Mapping[str, Any]  # what `factorization.json` holds
+LETTERS_PER_INCH = 15  # of the smallest print, at most
 ORDER = ("x", "tia", "xy", "xyz")
 TITLES = {"x": "x alone\n(Dreamer)", "tia": "TIA", "xy": "x and y\n(Fig. 2b)", "xyz": "x, y and z\n(Fig. 2c)"}
 # What each method's x has to keep and to drop, by the paper's Fig. 3; what is left out depends.
@@ -85,22 +87,27 @@ def draw(models: Mapping[str, Sequence[Report]]) -> Figure:
         labels = [f"{factor}\n{KINDS[row['kind']]}" for factor, row in rows]
         axes.set_yticks(range(len(rows)), labels if j == 0 else [""] * len(rows), fontsize=8)
         axes.tick_params(length=0)
-    figure.supxlabel(
+    note = (
         "What a probe reads of each factor (0 nothing, 1 all): the mean, and below it each seed. In italics what the "
-        "method's x is expected to do.",
-        fontsize=8,
+        "method's x is expected to do."
     )
+    figure.supxlabel(textwrap.fill(note, int(LETTERS_PER_INCH * figure.get_figwidth())), fontsize=8)
     plt.close(figure)
     return figure
 
 
 def markdown(models: Mapping[str, Sequence[Report]]) -> str:
-    """A table of what x knows of each factor, and of the three numbers' first, mean and each seed."""
+    """A table of what x knows of each factor and of the three numbers, the mean and each seed, and of the alarms."""
     rows = rows_by_kind(next(iter(models.values()))[0])
     lines = [f"| from x | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
     for factor, row in rows:
         cells = [_cell(scores(found, factor, "x")) for found in models.values()]
         lines.append(f"| `{factor}`, {KINDS[row['kind']]} | {' | '.join(cells)} |")
+    for name, title in HEADLINE.items():
+        known = [[report["headline"][name] for report in found] for found in models.values()]
+        if known[0][0] is not None:  # None in all of them: the world has no such factor
+            cells = [_cell([estimate["value"] for estimate in seeds]) for seeds in known]
+            lines.append(f"| {title} | {' | '.join(cells)} |")
     alarms = ["; ".join(_alarms(report) for report in found) for found in models.values()]
     lines.append(f"| alarms, by seed | {' | '.join(alarms)} |")
     return "\n".join(lines) + "\n"
