@@ -413,9 +413,8 @@ def _misfits(config: Config) -> Iterator[str]:
             f"train.envs={train.envs}: their first episodes end at env step {first_end}, beyond train.env_steps="
             f"{train.env_steps}, and nothing would be learned before: fewer of them, or replay.include_running=true"
         )
-    if config.seeds > 1 and (config.distributed or replay.device):
-        other = "distributed=true" if config.distributed else "replay.device=true"
-        yield f"seeds={config.seeds}: not with {other}, which is for one seed"
+    if config.seeds > 1 and config.distributed:
+        yield f"seeds={config.seeds}: not with distributed=true, which is for one seed"
     if replay.device and config.distributed:
         yield "replay.device=true: not with distributed=true, where each process reads its share from the disk"
     if replay.capacity < train.batch_length:

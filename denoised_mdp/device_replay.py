@@ -49,7 +49,7 @@ def per_update(batches: Any) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def gather(rows: Rows, places: jax.Array) -> Rows:
-    """The rows at places [T, B], their pictures [T, B, H, W, 3]: a batch."""
+    """The rows at places [..., T, B], their pictures [..., T, B, H, W, 3]: a batch."""
     observation, *rest = (array.at[places].get(mode="promise_in_bounds") for array in rows)
     side = round((observation.shape[-1] / 3) ** 0.5)
     return Rows(observation.reshape(*places.shape, side, side, 3), *rest)
@@ -70,16 +70,19 @@ class DeviceReplay:
         record: dtype of the replay's records.
         rows: R.
         device: or a sharding; None for the first device.
+        share: of the device's memory that it may take.
 
     Raises:
         UserError: the device's memory is too small.
     """
 
-    def __init__(self, record: np.dtype, rows: int, device: jax.sharding.Sharding | None = None):
+    def __init__(
+        self, record: np.dtype, rows: int, device: jax.sharding.Sharding | None = None, *, share: float = SHARE
+    ):
         shapes = {name: record[name].shape for name in Rows._fields}
         shapes["observation"] = (int(np.prod(shapes["observation"])),)
         types = {name: record[name].base for name in Rows._fields}
-        _check_fits(rows, sum(int(np.prod(shapes[name])) * types[name].itemsize for name in Rows._fields))
+        _check_fits(rows, sum(int(np.prod(shapes[name])) * types[name].itemsize for name in Rows._fields), share)
         self.rows = Rows(*(jnp.zeros((rows, *shapes[name]), types[name], device=device) for name in Rows._fields))
         self._size = rows
         self._free = np.arange(rows, dtype=np.int32)
@@ -132,13 +135,13 @@ def _written(rows: Rows, places: jax.Array, piece: list[jax.Array]) -> Rows:
     return Rows(*(array.at[places].set(new, mode="drop") for array, new in zip(rows, piece, strict=True)))
 
 
-def _check_fits(rows: int, row_bytes: int) -> None:
+def _check_fits(rows: int, row_bytes: int, share: float) -> None:
     """Against the memory that the device tells, or, where it is the machine's, against that."""
     stats = jax.devices()[0].memory_stats()
     has = stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if rows * row_bytes > SHARE * has:
+    if rows * row_bytes > share * has:
         raise UserError(
             f"replay.device=true: {rows} rows of {row_bytes} bytes take {rows * row_bytes / 2**30:.1f} GiB, and of "
-            f"the device's {has / 2**30:.1f} GiB at most {SHARE:.0%} are for them: a smaller replay.capacity, or "
+            f"the device's {has / 2**30:.1f} GiB at most {share:.0%} are for them: a smaller replay.capacity, or "
             "replay.device=false"
         )

@@ -67,19 +67,21 @@ class Devices:
         self.processes, process = jax.process_count(), jax.process_index()
         self.leads = process == 0
         total = count * self.processes
-        shared, what = (seeds, f"seeds={seeds}") if seeds > 1 else (batch_size, f"train.batch_size={batch_size}")
+        shared, what = (
+            (seeds, f"{seeds} unfinished seeds") if seeds > 1 else (batch_size, f"train.batch_size={batch_size}")
+        )
         if shared % total:
             of_each = "" if self.processes == 1 else f" in each of {self.processes} processes"
             raise UserError(f"{what}: cannot be divided among devices={count}{of_each}")
-        self.several = total > 1
+        self.several, self.seeds = total > 1, seeds
         share = batch_size // self.processes
         # The sequences of a batch that this process reads: None for all of them.
         self.columns = None if self.processes == 1 else range(share * process, share * (process + 1))
         used = [d for p in range(self.processes) for d in jax.local_devices(p)[:count]]
         mesh = jax.make_mesh((total,), (AXIS,), (AxisType.Auto,), devices=used)
         self._mesh, self._divided = mesh, NamedSharding(mesh, PartitionSpec(None, None, AXIS))
-        self._by_seed = NamedSharding(mesh, PartitionSpec(AXIS))
         self.whole = NamedSharding(mesh, PartitionSpec()) if self.several else None  # of arrays that all devices hold
+        self.by_seed = NamedSharding(mesh, PartitionSpec(AXIS)) if self.several else None  # of arrays [S, ...]
 
     def replicate(self, tree: Any) -> Any:
         """The same arrays on every device, random keys too."""
@@ -106,7 +108,7 @@ class Devices:
 
     def divide_seeds(self, tree: Any) -> Any:
         """Arrays [S, ...], each device having its share of the seeds."""
-        return jax.device_put(tree, self._by_seed) if self.several else tree
+        return jax.device_put(tree, self.by_seed) if self.several else tree
 
     def gather(self, tree: Any) -> Any:
         """Arrays that were divided, whole on the first device."""

@@ -17,7 +17,7 @@ import numpy as np
 from denoised_mdp import checkpoint, visualize
 from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.config import Config
-from denoised_mdp.device_replay import DeviceReplay, Gathered, rows_needed
+from denoised_mdp.device_replay import SHARE, DeviceReplay, Gathered, rows_needed
 from denoised_mdp.envs import AnyEnv, Step
 from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import rollout, summary, training_envs
@@ -101,7 +101,7 @@ class Run:
             envs=train.envs,
         )
         rows = ours if self.collects else self.replay.num_steps
-        return DeviceReplay(self.replay.dtype, rows, self.devices.whole)
+        return DeviceReplay(self.replay.dtype, rows, self.devices.whole, share=SHARE / self.devices.seeds)
 
     def is_due(self, every: int, *, since: int) -> bool:
         """Whether a multiple of `every` env steps lies after `since`, up to now."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from denoised_mdp.agent import ActingState, Agent, TrainState
-from denoised_mdp.device_replay import Gathered
+from denoised_mdp.device_replay import Gathered, Rows, gather
 from denoised_mdp.overlap import copied
 from denoised_mdp.parallel import Devices
 from denoised_mdp.replay import Batch
@@ -90,11 +90,12 @@ class InTurn:
 
 
 class Mapped:
-    """The functions of an `Agent` for S agents at once: what is each one's lies on a first axis S."""
+    """The functions of an `Agent` for S agents at once: what is each one's lies on a first axis S, maybe divided."""
 
-    def __init__(self, agent: Agent, seeds: int):
+    def __init__(self, agent: Agent, seeds: int, divided: jax.sharding.Sharding | None = None):
         self.agent, self._seeds = agent, seeds
-        self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0)
+        # Said, or empty arrays come back whole, and the next call would compile anew.
+        self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0, out_shardings=(divided, None))
         self.act = jax.jit(self._act)
 
     def _train_chunk(self, states: TrainState, batches: Batch, keys: jax.Array) -> tuple[TrainState, list[Metrics]]:
@@ -139,9 +140,8 @@ class Together:
     def train_chunk(self, samples: Samples) -> dict[int, Metrics]:
         """As in turn. If not all seeds are there, as where one's first episode ended early, they do take turns."""
         if len(samples) < self._seeds:
-            return {seed: self._train_alone(seed, sample()) for seed, sample in samples.items()}
-        batches = jax.tree.map(lambda *parts: np.stack(parts), *(sample() for sample in samples.values()))
-        batches = self._devices.divide_seeds(batches)
+            return {seed: self._train_alone(seed, self._devices.gather(sample())) for seed, sample in samples.items()}
+        batches = self._devices.divide_seeds(_on_one_axis([sample() for sample in samples.values()]))
         self._states, metrics = self._mapped.train_chunk(self._states, batches, self._learn_keys)
         return dict(zip(samples, metrics, strict=True))
 
@@ -163,13 +163,25 @@ def side_by_side(agent: Agent, seeds: int, devices: Devices) -> Mapped | None:
 
     A CPU has nothing to spare: there mapping costs memory and compilation, and gains nothing.
     """
-    return Mapped(agent, seeds) if seeds > 1 and (devices.several or jax.default_backend() != "cpu") else None
+    wanted = seeds > 1 and (devices.several or jax.default_backend() != "cpu")
+    return Mapped(agent, seeds, devices.by_seed) if wanted else None
 
 
 @jax.jit
 def stack(trees: Sequence[Any]) -> Any:
     """The leaves of equal trees on a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _on_one_axis(batches: Sequence[Batch | Gathered]) -> Batch | Rows:
+    """S times [K, T, B] -> [S, K, T, B]; from replays on the device without leaving it."""
+    gathered = [batch for batch in batches if isinstance(batch, Gathered)]
+    return _stack_gathered(gathered) if gathered else jax.tree.map(lambda *parts: np.stack(parts), *batches)
+
+
+@jax.jit
+def _stack_gathered(batches: Sequence[Gathered]) -> Rows:
+    return stack([gather(*batch) for batch in batches])
 
 
 @jax.jit

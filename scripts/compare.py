@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from denoised_mdp.errors import UserError
@@ -15,7 +16,12 @@ def main() -> None:
         "been measured on the same recordings (data=FILE)."
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders with a factorization.json")
-    parser.add_argument("--out", type=Path, required=True, help="the PNG to write; a table goes to a .md beside it")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the PNG to write; a table goes to a .md beside it, all numbers to a .json",
+    )
     options = parser.parse_args()
 
     from denoised_mdp.analysis import comparison
@@ -26,9 +32,11 @@ def main() -> None:
         comparison.draw(models).savefig(options.out, dpi=120)
         table = options.out.with_suffix(".md")
         table.write_text(comparison.markdown(models))
+        numbers = options.out.with_suffix(".json")
+        numbers.write_text(json.dumps(comparison.summary(models), indent=1) + "\n")
     except (UserError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
-    print(f"{options.out}, {table}")
+    print(f"{options.out}, {table}, {numbers}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 #   bash scripts/gpu_report.sh                                30 minutes of training after the measurements
 #   bash scripts/gpu_report.sh 240 env.task=walker_walk       four hours; the rest are settings of the run
 #
-# Needs jax for the GPU in the environment that is active, or in .venv: pip install -e '.[cuda]'. What is measured
+# Needs jax for the GPU in the environment that is active, or in .venv: pip install 'jax[cuda12]>=0.10.2,<0.11'. What is measured
 # already is kept, and the run goes on: the same command again, after a stop, does what is missing.
 set -euo pipefail
 
@@ -21,7 +21,7 @@ out=docs/results/gpu
 say() { echo "[gpu] $*" >&2; }
 
 backend="$("$python" -c 'import jax; print(jax.default_backend())')"
-[[ $backend == gpu ]] || { say "jax sees no GPU here, only: $backend; pip install -e '.[cuda]'"; exit 1; }
+[[ $backend == gpu ]] || { say "jax sees no GPU here, only: $backend; pip install 'jax[cuda12]>=0.10.2,<0.11'"; exit 1; }
 mkdir -p "$out"
 
 for precision in float32 bfloat16; do

@@ -11,7 +11,7 @@ from denoised_mdp.errors import UserError
 
 def main() -> None:
     """Draws the picture and writes the final numbers beside it, as JSON."""
-    parser = argparse.ArgumentParser(description="Draws the evaluation returns of runs, grouped by model.")
+    parser = argparse.ArgumentParser(description="Draws the evaluation returns of runs, grouped by model and policy.")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write; its numbers go to a .json beside it")
     parser.add_argument("--baselines", type=Path, help="what scripts/baselines.py wrote")

@@ -20,13 +20,15 @@ from denoised_mdp.parallel import Devices
 from denoised_mdp.replay import Replay
 
 TESTS = Path(__file__).resolve().parent
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
+
+
+def flags(devices: int) -> str:
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
 
 
 def start(*overrides: str, devices: int = 1, **environment: str) -> subprocess.Popen:
-    flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, str(TESTS / "parallel_run.py"), *overrides]
-    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment
+    env = os.environ | {"XLA_FLAGS": flags(devices), "JAX_PLATFORMS": "cpu"} | environment
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -63,8 +65,9 @@ def finish(processes: list[subprocess.Popen]) -> None:
 def runs(tmp_path_factory) -> tuple[Path, Path, Path]:
     """On one device, on two, and beside another seed, each of both on its device."""
     alone, divided, seeds = (tmp_path_factory.mktemp("runs") / name for name in ("alone", "divided", "seeds"))
-    several = ["and", f"run_dir={divided}", "devices=2", "and", f"run_dir={seeds}", "devices=2", "seeds=2"]
-    finish([start(f"run_dir={alone}", *several, devices=2)])
+    several = [f"run_dir={alone}", "and", f"run_dir={divided}", "devices=2"]
+    several += ["and", f"run_dir={seeds}", "devices=2", "seeds=2"]
+    finish([start(*several, devices=2)])
     return alone, divided, seeds / "seed0"
 
 
@@ -116,10 +119,34 @@ print(*re.findall(r"= f32\\[(\\d+),\\S+ convolution", encode.lower(encoder, imag
 
 def test_each_device_computes_its_share_of_the_pictures():
     """Of 5 x 6 pictures, which one array of 30 holds, 15 in each layer of four."""
-    flags = f"{QUICK} --xla_force_host_platform_device_count=2"
-    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"XLA_FLAGS": flags(2), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", DIVIDED], env=env, capture_output=True, text=True, timeout=250)
     assert done.stdout.split() == ["15"] * 4, done.stderr
+
+
+ONE_OF_TWO = """
+import jax, numpy as np
+from denoised_mdp import cli
+from denoised_mdp.agent import Agent
+from denoised_mdp.device_replay import Gathered, Rows
+from denoised_mdp.parallel import Devices
+from denoised_mdp.seeds import Keys, Mind, Together, side_by_side
+
+agent, devices = Agent(cli.compose(["size=debug", "model=x"]), 1), Devices(2, 1, seeds=2)
+key, places = jax.random.key(0), np.zeros((1, 3, 1), np.int32)
+rows = Rows(np.zeros((1, 64 * 64 * 3), np.uint8), *np.zeros((2, 1), np.float32), *np.zeros((2, 1), bool))
+rows = devices.replicate(rows._replace(action=np.zeros((1, 1), np.float32)))
+minds = [Mind(agent.create(key), agent.initial(1))] * 2
+together = Together(side_by_side(agent, 2, devices), minds, [Keys(key, key)] * 2, devices)
+together.train_chunk({1: lambda: Gathered(rows, places)})
+print(*(int(together[seed].state.updates) for seed in (0, 1)))
+"""
+
+
+def test_a_seed_whose_device_replay_is_on_both_devices_can_learn_alone():
+    env = os.environ | {"XLA_FLAGS": flags(2), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", ONE_OF_TWO], env=env, capture_output=True, text=True, timeout=250)
+    assert done.stdout.split() == ["0", "1"], done.stderr
 
 
 def test_what_cannot_be_divided_is_one_line(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from denoised_mdp import checkpoint, cli, config, loop, run_dir
-from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.agent import Agent
 from denoised_mdp.errors import UserError
 from denoised_mdp.logger import read_metrics
 from denoised_mdp.parallel import Devices
@@ -33,16 +33,7 @@ TINY = [
 def agent() -> Iterator[Agent]:
     """One for all runs, so that each program is compiled once; what is slow and not asked about here is left out."""
     agent, wanted = Agent(cli.compose(TINY), 1), loop.Run.wanted
-    create, created = agent.create, {}
-
-    def create_once(key: jax.Array) -> TrainState:
-        data = np.asarray(jax.random.key_data(key)).tobytes()
-        if data not in created:
-            created[data] = jax.tree.map(np.asarray, create(key))
-        return jax.tree.map(np.array, created[data])
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agent, "create", create_once)
         patch.setattr(loop, "Agent", lambda *_: agent)
         patch.setattr(loop.Run, "wanted", lambda run: wanted(run) - {"film"})
         yield agent
@@ -181,7 +172,8 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
     for seed in (0, 1):
         ours, theirs = (folder(path, seed) for path in (base, other))
         assert config.differences(run_dir.load(ours), run_dir.load(theirs)) == []
-        assert (ours / "config.yaml").read_text() == (theirs / "config.yaml").read_text().replace(str(other), str(base))
+        texts = [(path / "config.yaml").read_text().replace("device: true", "device: false") for path in (ours, theirs)]
+        assert texts[0] == texts[1].replace(str(other), str(base))
         paths = [checkpoint.all_of(path)[-1] for path in (ours, theirs)]
         progress, single = (checkpoint.load_progress(path) for path in paths)
         exact = (
@@ -207,12 +199,16 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
         assert any("evaluate/return_mean" in line for line in lines)
 
 
+@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("on", ["cpu", "gpu"])
-def test_two_seeds_leave_what_two_single_runs_leave(on, alone, mapped, tmp_path, monkeypatch):
-    """A CPU takes them in turn. Side by side three updates differ by less than the test above allows ten."""
+def test_two_seeds_leave_what_two_single_runs_leave(on, on_device, alone, mapped, tmp_path, monkeypatch):
+    """A CPU takes them in turn. Side by side three updates differ by less than the test above allows ten.
+
+    With their replays on the device they are the same runs.
+    """
     if on == "gpu":
         monkeypatch.setattr(loop, "side_by_side", lambda *_: mapped)
-    start(tmp_path)
+    start(tmp_path, f"replay.device={on_device}")
     assert_same_runs(tmp_path, alone, tolerance=0.0 if on == "cpu" else 1e-5)
     first, second = (Replay.open(folder(tmp_path, seed)).episode(0) for seed in (0, 1))
     assert not np.array_equal(first["observation"], second["observation"])

@@ -105,37 +105,57 @@ def test_the_same_command_on_a_finished_run_says_so(finished):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_run_goes_on_exactly(with_signal, finished, tmp_path):
-    """In the middle of the second episode; afterwards every array and metric is that of the run never stopped."""
-    run_dir = tmp_path / "run"
+def stop(run_dir: Path, when_there: str, with_signal: signal.Signals) -> str:
+    """Trains until a file or folder of the run is there, and then sends the signal; what the run printed."""
     process = start("train.py", *SHORT, f"run_dir={run_dir}")
-    while not (run_dir / checkpoint.FOLDER / "000001500").exists():
+    while not (run_dir / when_there).exists():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.002)
     process.send_signal(with_signal)
     output, errors = process.communicate(timeout=100)
     assert "Traceback" not in errors
-    if with_signal == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == 0 and "stopped by SIGTERM" in output
-    stopped_at = checkpoint.latest(run_dir)
-    assert stopped_at is not None and int(stopped_at.name) < 2000
+    assert process.returncode == (-with_signal if with_signal == signal.SIGKILL else 0)
+    return output
 
-    run("train.py", *SHORT, f"run_dir={run_dir}")
+
+def newest(run_dir: Path) -> int:
+    latest = checkpoint.latest(run_dir)
+    return int(latest.name) if latest else -1
+
+
+def assert_same_end(run_dir: Path, finished: Path) -> None:
+    """Every array, number and row of experience."""
     paths = [checkpoint.all_of(folder)[-1] for folder in (finished, run_dir)]
     arrays, resumed = (load_file(path / "state.safetensors") for path in paths)
     assert arrays.keys() == resumed.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, resumed[name], err_msg=name)
     assert checkpoint.load_progress(paths[0]) == checkpoint.load_progress(paths[1])
-    if with_signal == signal.SIGKILL:  # a signal may fall between two chunks of updates, which makes one line two
-        assert without_speed(run_dir) == without_speed(finished)
     for episode in Replay.open(finished).episodes():
         ours, theirs = (Replay.open(folder).episode(episode.id) for folder in (finished, run_dir))
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_a_run_killed_again_and_again_goes_on_exactly(finished, tmp_path):
+    """Before its first checkpoint, and in the middle of its second episode; no metric tells of it."""
+    run_dir = tmp_path / "run"
+    stop(run_dir, "config.yaml", signal.SIGKILL)
+    assert newest(run_dir) == -1
+    stop(run_dir, f"{checkpoint.FOLDER}/000001500", signal.SIGKILL)
+    assert 1500 <= newest(run_dir) < 2000
+    run("train.py", *SHORT, f"run_dir={run_dir}")
+    assert_same_end(run_dir, finished)
+    assert without_speed(run_dir) == without_speed(finished)
+
+
+def test_a_run_that_is_asked_to_stop_goes_on_exactly(finished, tmp_path):
+    """Metrics may differ: a signal may fall between two chunks of updates, which makes one line two."""
+    run_dir = tmp_path / "run"
+    output = stop(run_dir, f"{checkpoint.FOLDER}/000001500", signal.SIGTERM)
+    assert "stopped by SIGTERM" in output and 1500 <= newest(run_dir) < 2000
+    run("train.py", *SHORT, f"run_dir={run_dir}")
+    assert_same_end(run_dir, finished)
 
 
 @pytest.mark.parametrize(("updates", "on_device"), [(8, True), (25, False)])
@@ -171,19 +191,6 @@ def test_a_stop_between_updates_goes_on_with_the_rest_of_them(updates, on_device
         [line for line in without_speed(path.parents[1]) if "evaluate/return_mean" in line] for path in paths
     ]
     assert evaluations[0] == evaluations[1]
-
-
-def test_a_run_killed_before_its_first_checkpoint_starts_over(finished, tmp_path):
-    run_dir = tmp_path / "run"
-    process = start("train.py", *SHORT, f"run_dir={run_dir}")
-    while not (run_dir / "config.yaml").exists():
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.002)
-    process.kill()
-    process.communicate(timeout=100)
-    assert checkpoint.latest(run_dir) is None
-    run("train.py", *SHORT, f"run_dir={run_dir}")
-    assert without_speed(run_dir) == without_speed(finished)
 
 
 def test_evaluating_and_looking_need_the_checkpoint_alone(finished, tmp_path):

@@ -9,7 +9,11 @@ headline    the matrix in three numbers; alarm: in words
 influence   what the action and the reward have to do with each part
 clean_pairs the same physics under other noise: how far does x move?
 pictures    the error of the reconstruction, part by part, on the robot and off it
-report      all of it at once, as JSON, Markdown and PNG
+targets     what is to be predicted: numbers, angles, classes
+measure     all of it at once
+report      what was measured, as JSON, Markdown and PNG
+comparison  several runs' reports side by side
 monitor     the cheap share of it, during training
-regression  another measure: how well joints can be told from what an encoder makes of single pictures
+regression  another measure: how well joints can be told from what an encoder makes of single pictures;
+            regression_report writes it
 """

@@ -19,8 +19,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 Report = Mapping[str, Any]  # what `factorization.json` holds
+MEASURED = ("seed", "env_step", "headline", "alarms", "matrix", "parts", "clean_pairs", "reconstruction")
 LETTERS_PER_INCH = 15  # of the smallest print, at most
-ORDER = ("x", "tia", "xy", "xyz")
 TITLES = {"x": "x alone\n(Dreamer)", "tia": "TIA", "xy": "x and y\n(Fig. 2b)", "xyz": "x, y and z\n(Fig. 2c)"}
 # What each method's x has to keep and to drop, by the paper's Fig. 3; what is left out depends.
 EXPECTED = {
@@ -47,7 +47,7 @@ def read(folders: Sequence[Path]) -> dict[str, list[Report]]:
     for name, found in models.items():
         if len({report["seed"] for report in found}) < len(found):
             raise UserError(f"two of the reports are of model={name} with the same seed")
-    return {name: models[name] for name in sorted(models, key=ORDER.index)}
+    return {name: models[name] for name in sorted(models, key=_place)}
 
 
 def scores(reports: Sequence[Report], factor: str, part: str) -> list[float]:
@@ -78,10 +78,10 @@ def draw(models: Mapping[str, Sequence[Report]]) -> Figure:
                 axes.text(k, i - 0.14, f"{np.mean(seeds):.2f}", ha="center", va="center", color=colour, fontsize=11)
                 each = " ".join(f"{score:.2f}" for score in seeds)
                 axes.text(k, i + 0.16, each, ha="center", va="center", color=colour, fontsize=6)
-            if wish := EXPECTED[name].get(row["kind"]):
+            if wish := EXPECTED.get(name, {}).get(row["kind"]):
                 colour = "white" if table[i, 0] > 0.6 else "black"
                 axes.text(0, i + 0.36, f"to {wish}", ha="center", va="center", color=colour, fontsize=7, style="italic")
-        axes.set_title(f"{TITLES[name]}\n", fontsize=10)
+        axes.set_title(f"{TITLES.get(name, name)}\n", fontsize=10)
         axes.set_xticks(range(len(parts)), parts)
         axes.xaxis.tick_top()
         labels = [f"{factor}\n{KINDS[row['kind']]}" for factor, row in rows]
@@ -111,6 +111,17 @@ def markdown(models: Mapping[str, Sequence[Report]]) -> str:
     alarms = ["; ".join(_alarms(report) for report in found) for found in models.values()]
     lines.append(f"| alarms, by seed | {' | '.join(alarms)} |")
     return "\n".join(lines) + "\n"
+
+
+def summary(models: Mapping[str, Sequence[Report]]) -> dict[str, list[dict[str, Any]]]:
+    """What was measured of each run, without its folders."""
+    return {name: [{key: report[key] for key in MEASURED} for report in found] for name, found in models.items()}
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Models that the paper knows in its order, then others by name."""
+    known = list(TITLES)
+    return (known.index(name) if name in known else len(known)), name
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -19,12 +19,13 @@ from denoised_mdp.benchmarks.table import Row
 from denoised_mdp.config import Config
 from denoised_mdp.device_replay import DeviceReplay
 from denoised_mdp.replay import Replay
+from denoised_mdp.seeds import InTurn, Together
 
 PARTS = {
     "environment": "simulating and rendering, of all environments together",
     "acting": "encoding, filtering, choosing actions",
     "write": "into the replay",
-    "sample": "out of the replay",
+    "sample": "out of the replay; onto the device, if it lies there",
     "learn": "updates of model and policy, from their dispatch until their metrics are there",
 }
 Interval = tuple[float, float]
@@ -83,7 +84,7 @@ class Watch:
 def measure(configs: Sequence[Config], *, blocks: int) -> list[Row]:
     """A run of an episode of prefill for each environment, then `blocks` + 1 blocks of updates; of all seeds together.
 
-    What happens until the first call of `train_chunk` is done, which compiles it, is left out.
+    What happens until the first block is done, which compiles it, is left out.
     """
     with tempfile.TemporaryDirectory(prefix="denoised-mdp-pipeline-") as folder:
         shortened = [_short(config, Path(folder) / str(config.seed), blocks) for config in configs]
@@ -93,10 +94,12 @@ def measure(configs: Sequence[Config], *, blocks: int) -> list[Row]:
         watch.on(loop, "step_all", "environment")
         watch.on(Replay, "add", "write")
         watch.on(Replay, "sample", "sample")  # of snapshots too
+        watch.on(DeviceReplay, "update", "sample")
         watch.on(DeviceReplay, "sample", "sample")
+        watch.on(InTurn, "act", "acting")
+        watch.on(Together, "act", "acting")
         for run in training.runs:
             run.evaluated_at = 0  # no evaluation before the first step
-        watch.on(training.mapped or training.agent, "act", "acting")
         if training.mapped:
             watch.on_dispatch(training.mapped, "train_chunk", "learn")
         else:
@@ -106,8 +109,8 @@ def measure(configs: Sequence[Config], *, blocks: int) -> list[Row]:
         finally:
             watch.close()
             training.close()
-    started = watch.intervals["learn"][0][1]
-    ended = watch.intervals["learn"][-1][1]
+    learn = watch.intervals["learn"]
+    started, ended = learn[len(learn) // (blocks + 1) - 1][1], learn[-1][1]
     wall = ended - started
     busy = {part: _covered(watch.intervals[part], started, ended) / wall for part in PARTS}
     train, seeds = configs[0].train, len(configs)

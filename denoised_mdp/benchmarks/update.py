@@ -15,6 +15,7 @@ from denoised_mdp.benchmarks import flops, machine
 from denoised_mdp.benchmarks.table import Row
 from denoised_mdp.benchmarks.timing import MatmulPeak, Time, spread, timed
 from denoised_mdp.config import Config
+from denoised_mdp.parallel import Devices
 from denoised_mdp.replay import Batch
 from denoised_mdp.seeds import Mapped, stack
 
@@ -36,16 +37,25 @@ def random_batches(config: Config, action_size: int, updates: int) -> Batch:
 def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds: int = 1) -> list[Row]:
     """`repeats` calls of `train_chunk` with `chunk` updates each, the batches already on the device.
 
-    seeds: so many agents side by side; an iteration is one update of each of them.
+    seeds: so many agents side by side; an iteration is one update of each of them. Of several `devices` each has its
+    share of the seeds, or of the batch.
+
+    Raises:
+        UserError: there are fewer devices, or what they share cannot be divided.
     """
+    devices = Devices(config.devices, config.train.batch_size, seeds)
     agent, key = Agent(config, action_size), jax.random.key(0)
-    batches = jax.device_put(random_batches(config, action_size, chunk))
+    batches = random_batches(config, action_size, chunk)
     state = agent.create(key)
     traced = flops.of_program(agent.train_step, state, jax.tree.map(lambda v: v[0], batches), key)
-    train_chunk = agent.train_chunk
     if seeds > 1:
-        state, batches, key = stack([(state, batches, key)] * seeds)
-        train_chunk = Mapped(agent, seeds).train_chunk
+        train_chunk = Mapped(agent, seeds, devices.by_seed).train_chunk
+        state, batches = (devices.divide_seeds(stack([tree] * seeds)) for tree in (state, batches))
+        key = stack([key] * seeds)
+    else:
+        train_chunk = devices.compiled(agent.train_chunk)
+        state, key = devices.replicate(state), devices.replicate(key)
+        batches = jax.device_put(devices.divide(batches))
     started = time.perf_counter()
     program = train_chunk.lower(state, batches, key).compile()
     compiled_in = time.perf_counter() - started
@@ -67,6 +77,7 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds
     rows = spread("iteration", [call.wall / chunk for call in calls])
     rows += spread("iteration_cpu", [call.cpu / chunk for call in calls], note="user and system, all threads")
     rows += [Row("updates_per_call", chunk), Row("seeds", seeds, "", "an iteration is one update of each")]
+    rows += [Row("devices", config.devices, "", "that share an iteration")]
     if flop:
         rows += [Row("flop", flop / 1e9, "GFLOP", "counted by hand: what the result needs")]
         rows += [Row(f"flop_{part}", count / 1e9, "GFLOP") for part, count in counted.items()]
@@ -81,7 +92,7 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds
         ),
     ]
     fastest = [Time(*map(min, zip(*pair, strict=True))) for pair in pairwise(peaks)]
-    rows += _shares(flop or traced, chunk, calls, fastest)
+    rows += _shares(flop or traced, chunk, calls, fastest, devices=config.devices)
     memory = program.memory_analysis()  # None where the backend does not tell
     rows += [
         Row("temporary_memory", memory and memory.temp_size_in_bytes / 2**30, "GiB", "of the compiled program"),
@@ -93,12 +104,24 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds
     return rows
 
 
-def _shares(flop: int, chunk: int, calls: list[Time], peaks: list[Time]) -> list[Row]:
-    """Each call against the faster of the matrix products just before and just after it."""
+def _shares(flop: int, chunk: int, calls: list[Time], peaks: list[Time], *, devices: int) -> list[Row]:
+    """Each call against the faster of the matrix products just before and just after it, on as many devices."""
+    if jax.default_backend() != "cpu":  # devices made of one CPU have one peak together
+        peaks = [Time(peak.wall / devices, peak.cpu) for peak in peaks]
     of_wall = [flop * chunk * peak.wall / call.wall for call, peak in zip(calls, peaks, strict=True)]
     rows = [
-        Row("peak", 1e-9 / float(np.median([p.wall for p in peaks])), "GFLOP/s", "of square matrix products, wall"),
-        Row("rate", flop * chunk * 1e-9 / float(np.median([c.wall for c in calls])), "GFLOP/s", "of the update, wall"),
+        Row(
+            "peak",
+            1e-9 / float(np.median([p.wall for p in peaks])),
+            "GFLOP/s",
+            "of square matrix products, wall; of all devices",
+        ),
+        Row(
+            "rate",
+            flop * chunk * 1e-9 / float(np.median([c.wall for c in calls])),
+            "GFLOP/s",
+            "of the update, wall",
+        ),
         Row("share_of_peak", float(np.median(of_wall)), "", "the median of both measured side by side"),
     ]
     if jax.default_backend() == "cpu":
