@@ -1,6 +1,7 @@
 """All tests run on the CPU, and adding arrays of different ranks is an error instead of a broadcast."""
 
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(100_000)  # tracing makes so many objects that looking through them takes a tenth of the time
 
 
 def pytest_configure(config: pytest.Config) -> None:

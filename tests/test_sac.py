@@ -1,10 +1,7 @@
 """Soft actor-critic: its losses against numpy, which transitions count, and a whole run."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +13,7 @@ from safetensors.numpy import load_file
 from test_agent import make_batches
 from test_world_model import make as make_world_model
 
-from denoised_mdp import checkpoint, cli
+from denoised_mdp import checkpoint, cli, loop
 from denoised_mdp.agent import Agent
 from denoised_mdp.latent import Factor
 from denoised_mdp.logger import read_metrics
@@ -352,25 +349,22 @@ def test_a_checkpoint_holds_all_that_the_next_update_needs(tmp_path):
     assert metrics.keys() <= METRICS.keys() and all(np.isfinite(value) for value in metrics.values())
 
 
-def test_a_run_from_the_command_line_goes_on_exactly(tmp_path):
+def test_a_run_goes_on_exactly(tmp_path):
     """One debug run, and again from its checkpoint after the first updates, as if it had been killed there."""
-    run_dir = tmp_path / "run"
-    script = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
-    command = [sys.executable, str(script), "size=debug", "policy=sac", "model=x", "env.task=cartpole_balance"]
-    command += ["env.action_repeat=10", "render.backend=ray", "train.env_steps=1250", f"run_dir={run_dir}"]
+    command = ["size=debug", "policy=sac", "model=x", "env.task=cartpole_balance", "env.action_repeat=10"]
+    config = cli.compose([*command, "render.backend=ray", "train.env_steps=1250", f"run_dir={tmp_path / 'run'}"])
 
     def train() -> dict[str, np.ndarray]:
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return load_file(checkpoint.all_of(run_dir)[-1] / "state.safetensors")
+        loop.train(config)
+        return load_file(checkpoint.all_of(tmp_path / "run")[-1] / "state.safetensors")
 
     whole = train()
-    after_the_first, last = checkpoint.all_of(run_dir)
+    after_the_first, last = checkpoint.all_of(tmp_path / "run")
     assert checkpoint.load_progress(after_the_first)["updates"] == 5
     shutil.rmtree(last)
     resumed = train()
     assert whole.keys() == resumed.keys() and whole["0/updates"] == 10
     for name, array in whole.items():
         np.testing.assert_array_equal(array, resumed[name], err_msg=name)
-    metrics = {name for line in read_metrics(run_dir) for name in line}
+    metrics = {name for line in read_metrics(tmp_path / "run") for name in line}
     assert {"policy/critic_loss", "policy/temperature", "evaluate/return_mean"} <= metrics

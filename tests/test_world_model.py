@@ -18,6 +18,13 @@ SPLIT = Objective(1.5, Latent(0.7, 0.2, 0.1), Latent(0.4, 0.3, 0.2), 0.3, 5.0)
 
 
 def make(belief=(6, 5, 4), state=(4, 3, 2), *, continue_head=False) -> DenoisedMDP:
+    """Drawn by numpy: jax would compile a program for each array."""
+    shapes = jax.eval_shape(lambda: initialised(belief, state, continue_head))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda v: jnp.asarray(rng.uniform(-0.4, 0.4, v.shape), v.dtype), shapes)
+
+
+def initialised(belief, state, continue_head) -> DenoisedMDP:
     rngs = nnx.Rngs(0)
     transition = Transition(
         belief=Latent(*belief),

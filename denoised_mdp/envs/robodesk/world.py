@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,9 @@ from denoised_mdp.envs.robodesk import scene
 from denoised_mdp.envs.robodesk.stage import Stage
 from denoised_mdp.envs.robodesk.tasks import BLOCKS, TASKS, TELEVISION, Desk, Earnings, Reward
 from denoised_mdp.envs.world import FactorKind, Picture, stream
+
+# A hand that is told to go where the arm does not reach goes as far as it does, at many a step: that is no warning.
+logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Failed to converge"))
 
 _SUBSTEPS = 10  # of 2 ms
 _ARM = tuple(f"panda0_joint{i}" for i in range(1, 7))  # what moves the hand; the seventh joint turns the wrist
