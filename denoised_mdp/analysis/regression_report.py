@@ -82,7 +82,9 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         axes.set_yscale("log")  # a good network is wrong by a hundredth of what a constant is
         axes.grid(alpha=0.3)
         axes.axhline(1, color="black", linestyle=":", linewidth=1)
-    left.legend(frameon=False)
+        axes.yaxis.set_major_formatter("{x:.2g}")
+        axes.yaxis.set_minor_formatter("{x:.2g}" if axes.get_ylim()[0] > 0.1 else "")
+    right.legend(frameon=False)
     figure.suptitle(f"{report['factor']} from one picture: {report['title']}", fontsize=11)
     figure.savefig(path, dpi=110)
     plt.close(figure)
