@@ -48,7 +48,7 @@ def per_update(batches: Any) -> tuple[Any, Callable[[Any], Any]]:
     return batches.places, functools.partial(gather, batches.rows)
 
 
-def gather(rows: Rows, places: jax.Array) -> Rows:
+def gather(rows: Rows, places: jax.Array | NDArray[np.int32]) -> Rows:
     """The rows at places [..., T, B], their pictures [..., T, B, H, W, 3]: a batch."""
     observation, *rest = (array.at[places].get(mode="promise_in_bounds") for array in rows)
     side = round((observation.shape[-1] / 3) ** 0.5)
