@@ -1,6 +1,7 @@
 """Layers of strided convolutions and transposed ones without padding, in the form that is fastest on the device.
 
-A GPU gets the plain operations. XLA's CPU backend takes fifty times as long for the gradient of a strided convolution
+A GPU gets the plain operations, but for transposed convolutions of few colours or of single points: on an H100 these
+take 1.5 to 4.5 times as long as products (docs/performance.md). XLA's CPU backend takes fifty times as long for the gradient of a strided convolution
 with respect to its kernel as for a matrix product of the same arithmetic, so there everything is a matrix product: of
 the `patches` of a picture, and, the other way round, of the pieces whose `overlap` is the picture. Each is the
 transpose of the other. A layer goes through the batch a few pictures at a time: their patches stay in the cache.
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+FEW_COLOURS = 6  # TIA's decoders draw as many
 CACHE_BYTES = 4 * 2**20  # of patches at a time
 
 
@@ -26,13 +28,26 @@ def conv(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, *, 
     """[N, H, W, C], [k, k, C, O], [O] -> [N, (H - k) // s + 1, (W - k) // s + 1, O]."""
     if not _on_cpu():
         return plain_conv(images, kernel, bias, stride, relu=relu)
-    return _conv(images, kernel.reshape(-1, kernel.shape[-1]).T, bias, kernel.shape[0], stride, relu)
+    return product_conv(images, kernel, bias, stride, relu=relu)
 
 
 def conv_transpose(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, *, relu: bool) -> jax.Array:
     """[N, H, W, C], [k, k, C, O], [O] -> [N, s (H - 1) + k, s (W - 1) + k, O]: the kernel is not turned, as in lax."""
-    if not _on_cpu():
+    few_colours, points = kernel.shape[-1] <= FEW_COLOURS, images.shape[1:3] == (1, 1)
+    if not (_on_cpu() or few_colours or points):
         return plain_conv_transpose(images, kernel, bias, stride, relu=relu)
+    return product_conv_transpose(images, kernel, bias, stride, relu=relu)
+
+
+def product_conv(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, *, relu: bool) -> jax.Array:
+    """`conv` as matrix products of patches."""
+    return _conv(images, kernel.reshape(-1, kernel.shape[-1]).T, bias, kernel.shape[0], stride, relu)
+
+
+def product_conv_transpose(
+    images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, *, relu: bool
+) -> jax.Array:
+    """`conv_transpose` as matrix products whose pieces overlap."""
     turned = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)  # what each input adds around it
     return _conv_transpose(images, turned, bias, kernel.shape[0], stride, relu)
 
@@ -192,7 +207,7 @@ def _in_chunks(layer: Callable, total: Any, arrays: Any, *, images_bytes: int) -
     last chunk is filled with zeros, which add nothing to any total of gradients.
     """
     count = jax.tree.leaves(arrays)[0].shape[0]
-    chunk = min(count, max(1, CACHE_BYTES // images_bytes))
+    chunk = min(count, max(1, CACHE_BYTES // images_bytes)) if _on_cpu() else count
     divisor = max(n for n in range(1, chunk + 1) if count % n == 0)
     chunk = divisor if 2 * divisor >= chunk else chunk
     if chunk == count:

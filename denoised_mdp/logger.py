@@ -114,11 +114,11 @@ class Logger:
             self._progress.update(env_step, numbers)
 
     def video(self, env_step: int, name: str, path: Path) -> None:
-        """Shows an mp4 that lies at `path` in Weights & Biases. TensorBoard cannot play one."""
+        """Shows an mp4 or a GIF that lies at `path` in Weights & Biases. TensorBoard cannot play one."""
         if self._wandb is not None:
             import wandb
 
-            self._wandb.log({"env_step": env_step, name: wandb.Video(str(path), format="mp4")})
+            self._wandb.log({"env_step": env_step, name: wandb.Video(str(path), format="gif" if path.suffix == ".gif" else "mp4")})
 
     def image(self, env_step: int, name: str, path: Path) -> None:
         """Shows a PNG that lies at `path` in TensorBoard and in Weights & Biases."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Parameters = TypeVar("Parameters")
@@ -15,7 +16,7 @@ class Adam:
 
     def __init__(self, learning_rate: float, *, epsilon: float, clip_norm: float | None, weight_decay: float = 0.0):
         """`weight_decay`: times the parameters, added to the clipped gradient."""
-        clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+        clip = optax.identity() if clip_norm is None else optax.stateless(lambda g, _: _clipped(g, clip_norm))
         decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []  # else checkpoints know no such step
         self._transform = optax.chain(clip, *decay, optax.adam(learning_rate, eps=epsilon))
 
@@ -30,4 +31,20 @@ class Adam:
         untyped: Any = parameters  # optax's types know arrays and dicts, its functions any pytree
         updates, moments = self._transform.update(gradients, moments, untyped)  # pyright: ignore[reportArgumentType]
         updated: Any = optax.apply_updates(untyped, updates)
-        return updated, moments, optax.tree.norm(gradients)
+        return updated, moments, _norm(gradients)
+
+
+def _clipped(gradients: Any, most: float) -> Any:
+    """The gradients, scaled so that their norm is at most this: `optax.clip_by_global_norm` with `_norm`."""
+    norm = _norm(gradients)
+    return jax.tree.map(lambda g: jnp.where(norm < most, g, (g / norm.astype(g.dtype)) * most), gradients)
+
+
+def _norm(gradients: Any) -> jax.Array:
+    """[], the norm of all gradients together.
+
+    The barrier and the scalars are for XLA on GPUs (jax 0.11.2): it shares the square of an array [1] between this sum
+    and Adam's moments, then stops with "Expected instruction to have shape equal to f32[]".
+    """
+    gradients = jax.lax.optimization_barrier(gradients)
+    return optax.tree.norm(jax.tree.map(lambda g: g.reshape(()) if g.size == 1 else g, gradients))

@@ -108,9 +108,12 @@ def decompose(
 def write(
     name: Path, rows: dict[str, np.ndarray], *, columns: int = 8, labels: Sequence[str] | None = None
 ) -> tuple[Path, Path]:
-    """Writes `name`.png and `name`.mp4, and returns both paths. `labels`: of the moments, if they are no steps."""
+    """Writes `name`.png and `name`.mp4, and returns both paths. `labels`: of the moments, if they are no steps.
+
+    Without an ffmpeg the video is a GIF of fewer colours.
+    """
     name.parent.mkdir(parents=True, exist_ok=True)
-    picture, video = name.with_suffix(".png"), name.with_suffix(".mp4")
+    picture, video = name.with_suffix(".png"), name.with_suffix(".mp4" if ffmpeg() else ".gif")
     strip(rows, columns=columns, labels=labels).save(picture)
     write_video(video, rows)
     return picture, video
@@ -143,7 +146,7 @@ def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int) -> Non
 
 
 def write_video(path: Path, rows: dict[str, np.ndarray], *, frames_per_second: float = 25) -> None:
-    """An mp4: the rows side by side, each under its title."""
+    """An mp4, or a GIF where `path` says so: the rows side by side, each under its title."""
     font = ImageFont.load_default(11)
     side = len(next(iter(rows.values()))[0]) * SCALE
     width = max(side, 150) + GAP
@@ -156,7 +159,19 @@ def write_video(path: Path, rows: dict[str, np.ndarray], *, frames_per_second: f
         for i, picture in enumerate(pictures):
             sheet.paste(_enlarge(picture), (i * width, 34))
         sheets.append(np.asarray(sheet))
+    if path.suffix == ".gif":
+        first, *others = map(Image.fromarray, sheets)
+        first.save(path, save_all=True, append_images=others, duration=round(1000 / frames_per_second), loop=0)
+        return
     encode(path, np.stack(sheets), frames_per_second=frames_per_second)
+
+
+def ffmpeg() -> str | None:
+    """The program that writes an mp4; None where there is none: imageio-ffmpeg's wheel brings one."""
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        return None
 
 
 def encode(path: Path, frames: np.ndarray, *, frames_per_second: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from denoised_mdp.errors import UserError, at_least
 
-PARTS = ("update", "env", "replay", "acting", "pipeline")
+PARTS = ("update", "convolutions", "env", "replay", "acting", "pipeline")
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def measure(options: argparse.Namespace) -> None:
     configs = cli.compose_seeds(settings)
     config = configs[0]  # `seeds` concerns the update and the pipeline
 
-    from denoised_mdp.benchmarks import acting, env, machine, pipeline, replay, table, update
+    from denoised_mdp.benchmarks import acting, convolutions, env, machine, pipeline, replay, table, update
 
     agent = {"action_size": options.actions, "repeats": options.repeats}
     measures: dict[str, Callable[[], list[table.Row]]] = {
@@ -58,6 +58,7 @@ def measure(options: argparse.Namespace) -> None:
             update.measure(config, chunk=options.chunk, seeds=len(configs), **agent)
             + update.transfer(config, chunk=options.chunk, **agent)
         ),
+        "convolutions": lambda: convolutions.measure(config, repeats=options.repeats),
         "acting": lambda: acting.measure(config, **agent),
         "replay": lambda: replay.measure(config, rows=options.rows, **agent),
         "pipeline": lambda: pipeline.measure(configs, blocks=options.blocks),

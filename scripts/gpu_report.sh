@@ -1,47 +1,93 @@
 #!/usr/bin/env bash
-# What the paper's networks cost on this machine's GPU, one seed and many, and one real run; all into docs/results/gpu.
+# What the paper's networks cost on this machine's GPU, and one real run, within a time box; all into docs/results/gpu.
 #
-#   bash scripts/gpu_report.sh                                30 minutes of training after the measurements
-#   bash scripts/gpu_report.sh 240 env.task=walker_walk       four hours; the rest are settings of the run
+#   bash scripts/gpu_report.sh                             ten minutes: the most telling measurements, then a run
+#   bash scripts/gpu_report.sh 240 env.task=walker_walk    four hours; the rest are settings of pipeline and run
+#   bash scripts/gpu_report.sh --dry-run 5                 every step at size=debug, on whatever jax finds; results in $OUT
 #
-# Needs jax for the GPU in the environment that is active, or in .venv: pip install 'jax[cuda12]>=0.10.2,<0.11'. What is measured
-# already is kept, and the run goes on: the same command again, after a stop, does what is missing.
+# Needs a jax that sees the GPU, in the environment that is active or in .venv. OUT=folder changes where the results go.
+# Each result is on disk as soon as it exists; what is there already is kept, so the same command goes on after a stop.
+# A step that fails, or for which no time is left, is named and left out; the exit code is then 1.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
-minutes=30
-if [[ ${1:-} =~ ^[0-9]+$ ]]; then
-    minutes=$1
-    shift
-fi
-python="$(command -v python || true)"
+dry=
+[[ ${1:-} != --dry-run ]] || { dry=1; shift; }
+minutes=10
+[[ ! ${1:-} =~ ^[0-9]+$ ]] || { minutes=$1; shift; }
+python="$(command -v python3 || command -v python)"
 [[ -n ${VIRTUAL_ENV:-} || ! -x .venv/bin/python ]] || python="$root/.venv/bin/python"
-out=docs/results/gpu
-say() { echo "[gpu] $*" >&2; }
+out="${OUT:-docs/results/gpu}"
+run_dir="${RUN_DIR:-runs/gpu}"
+cores="$(nproc)"
+workers=$((cores > 9 ? 8 : cores > 2 ? cores - 1 : 1))
+size=paper seeds="5 16" chunk=10 precisions="float32 bfloat16"
+[[ -z $dry ]] || { size=debug seeds=2 chunk=2 precisions=float32; }
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+say() { echo "[gpu] $(printf '%3d' $SECONDS) s: $*" >&2; }
+left() { echo $((60 * minutes - SECONDS)); }
+failures=()
 
 backend="$("$python" -c 'import jax; print(jax.default_backend())')"
-[[ $backend == gpu ]] || { say "jax sees no GPU here, only: $backend; pip install 'jax[cuda12]>=0.10.2,<0.11'"; exit 1; }
+[[ -n $dry || $backend == gpu ]] || { say "jax sees no GPU here, only: $backend; see docs/scaling.md"; exit 2; }
 mkdir -p "$out"
 
-for precision in float32 bfloat16; do
-    for seeds in 1 5 16; do
-        name="$out/$precision-seeds$seeds"
-        if [[ -f $name.md ]]; then continue; fi
-        say "$precision, $seeds seeds: an update, and a run in little with environments beside it"
-        "$python" scripts/benchmark.py update pipeline size=paper noise=video_background train.workers=1 \
-            replay.memory_mb=8192 precision=$precision seeds=$seeds --out "$name.json" | tee "$name.md.partial"
-        mv "$name.md.partial" "$name.md"
-    done
-done
+# measure NAME SECONDS COMMAND...: the command's output becomes NAME.txt, if that many seconds are left for it.
+measure() {
+    local name=$1 needs=$2 file
+    shift 2
+    file="$out/$name.txt"
+    [[ ! -f $file ]] || return 0
+    if (($(left) < needs)); then
+        say "$name: left out, it may take $needs s and $(left) are left"
+        failures+=("$name (no time)")
+        return 0
+    fi
+    say "$name"
+    if timeout "$(left)" "$@" >"$file.partial" 2>"$file.log"; then
+        mv "$file.partial" "$file"
+        rm -f "$file.log"
+        grep -E '^  (iteration|share_of_peak|temporary_memory|all_|env_steps|updates|.*_waits) |agree' "$file" >&2 || true
+    else
+        say "$name failed ($?): $(tail -n 1 "$file.log")"
+        failures+=("$name")
+    fi
+}
+benchmark=("$python" scripts/benchmark.py)
 
-say "a run of $minutes minutes"
-run_dir=runs/gpu
-status=0
-timeout --signal=TERM "${minutes}m" "$python" scripts/train.py size=paper noise=video_background train.workers=1 \
-    evaluate.workers=5 replay.memory_mb=8192 run_dir=$run_dir "$@" || status=$?
-[[ $status == 0 || $status == 124 ]] || exit $status # 124: its time was up, and it has saved
-mkdir -p "$out/run"
-cp $run_dir/config.yaml $run_dir/metrics.jsonl "$out/run"
-"$python" scripts/report.py $run_dir --out "$out/curve.png"
+for precision in $precisions; do
+    measure "update-$precision" 60 "${benchmark[@]}" update size=$size precision=$precision --chunk $chunk --out "$out/update-$precision.json"
+done
+[[ -n $dry ]] || measure convolutions 40 "${benchmark[@]}" convolutions size=$size --out "$out/convolutions.json"
+measure parity 60 env JAX_PLATFORMS= JAX_DEFAULT_MATMUL_PRECISION=highest "$python" scripts/check_parity.py tests/golden/*.npz
+for count in $seeds; do
+    measure "update-seeds$count" 60 "${benchmark[@]}" update size=$size seeds="$count" --chunk $chunk --out "$out/update-seeds$count.json"
+done
+together=(size=$size noise=video_background train.envs=4 train.workers=$((workers < 4 ? workers : 4)) train.staleness=1 replay.device=true replay.memory_mb=8192)
+[[ -z $dry ]] || together=(size=$size noise=video_background train.staleness=1 replay.device=true)
+measure pipeline 90 "${benchmark[@]}" pipeline "${together[@]}" "$@" --out "$out/pipeline.json"
+
+seconds=$(($(left) - 20))
+if ((seconds > 60)); then
+    say "a run of $seconds s"
+    status=0
+    timeout --signal=TERM "$seconds" "$python" scripts/train.py "${together[@]}" evaluate.workers="$workers" run_dir="$run_dir" \
+        logger.tensorboard=false "$@" 2>&1 | tee "$out/run.log" >&2 || status=$?
+    if [[ $status == 0 || $status == 124 ]]; then # 124: its time was up, and it has saved
+        mkdir -p "$out/run"
+        cp "$run_dir/config.yaml" "$run_dir/metrics.jsonl" "$out/run"
+        cp "$run_dir"/videos/*.png "$out/run" 2>/dev/null || true
+        "$python" scripts/report.py "$run_dir" --out "$out/curve.png" || failures+=("curve")
+    else
+        failures+=("run")
+    fi
+else
+    say "no time is left for a run"
+    failures+=("run (no time)")
+fi
+if ((${#failures[@]})); then
+    say "done but for: ${failures[*]}; results in $out"
+    exit 1
+fi
 say "done: $out"

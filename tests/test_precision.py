@@ -11,7 +11,7 @@ from denoised_mdp.config import Config
 from denoised_mdp.nets import product
 
 A = 2
-UPDATES = 15
+UPDATES = 40
 
 
 def debug(precision: str) -> Config:

@@ -123,13 +123,18 @@ def newest(run_dir: Path) -> int:
     return int(latest.name) if latest else -1
 
 
-def assert_same_end(run_dir: Path, finished: Path) -> None:
-    """Every array, number and row of experience."""
-    paths = [checkpoint.all_of(folder)[-1] for folder in (finished, run_dir)]
-    arrays, resumed = (load_file(path / "state.safetensors") for path in paths)
+def assert_same_agent(run_dir: Path, finished: Path) -> None:
+    """Every array of the last checkpoints."""
+    arrays, resumed = (load_file(checkpoint.all_of(folder)[-1] / "state.safetensors") for folder in (finished, run_dir))
     assert arrays.keys() == resumed.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, resumed[name], err_msg=name)
+
+
+def assert_same_end(run_dir: Path, finished: Path) -> None:
+    """The agents, and every number and row of experience."""
+    assert_same_agent(run_dir, finished)
+    paths = [checkpoint.all_of(folder)[-1] for folder in (finished, run_dir)]
     assert checkpoint.load_progress(paths[0]) == checkpoint.load_progress(paths[1])
     for episode in Replay.open(finished).episodes():
         ours, theirs = (Replay.open(folder).episode(episode.id) for folder in (finished, run_dir))
@@ -183,12 +188,10 @@ def test_a_stop_between_updates_goes_on_with_the_rest_of_them(updates, on_device
     assert not checkpoint.load_progress(path)["finished"]
 
     loop.train(config)
-    paths = [checkpoint.all_of(folder)[-1] for folder in (finished, tmp_path / "run")]
-    arrays, resumed = (load_file(path / "state.safetensors") for path in paths)
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(array, resumed[name], err_msg=name)
+    assert_same_agent(tmp_path / "run", finished)
     evaluations = [
-        [line for line in without_speed(path.parents[1]) if "evaluate/return_mean" in line] for path in paths
+        [line for line in without_speed(folder) if "evaluate/return_mean" in line]
+        for folder in (finished, tmp_path / "run")
     ]
     assert evaluations[0] == evaluations[1]
 
