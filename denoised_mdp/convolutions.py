@@ -1,10 +1,11 @@
 """Layers of strided convolutions and transposed ones without padding, in the form that is fastest on the device.
 
 A GPU gets the plain operations, but for transposed convolutions of few colours or of single points: on an H100 these
-take 1.5 to 4.5 times as long as products (docs/performance.md). XLA's CPU backend takes fifty times as long for the gradient of a strided convolution
-with respect to its kernel as for a matrix product of the same arithmetic, so there everything is a matrix product: of
-the `patches` of a picture, and, the other way round, of the pieces whose `overlap` is the picture. Each is the
-transpose of the other. A layer goes through the batch a few pictures at a time: their patches stay in the cache.
+take 1.5 to 4.5 times as long as products (docs/performance.md). XLA's CPU backend takes fifty times as long for the
+gradient of a strided convolution with respect to its kernel as for a matrix product of the same arithmetic, so there
+everything is a matrix product: of the `patches` of a picture, and, the other way round, of the pieces whose `overlap`
+is the picture. Each is the transpose of the other. A layer goes through the batch a few pictures at a time: their
+patches stay in the cache.
 
 The precision of the pictures is that of the products; kernels, biases and their gradients are float32.
 Shapes: N = pictures, H W = their height and width, C = channels in, O = channels out, k = kernel, s = stride.

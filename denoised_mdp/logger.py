@@ -118,7 +118,9 @@ class Logger:
         if self._wandb is not None:
             import wandb
 
-            self._wandb.log({"env_step": env_step, name: wandb.Video(str(path), format="gif" if path.suffix == ".gif" else "mp4")})
+            self._wandb.log(
+                {"env_step": env_step, name: wandb.Video(str(path), format="gif" if path.suffix == ".gif" else "mp4")}
+            )
 
     def image(self, env_step: int, name: str, path: Path) -> None:
         """Shows a PNG that lies at `path` in TensorBoard and in Weights & Biases."""
