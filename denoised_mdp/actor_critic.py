@@ -17,9 +17,9 @@ from denoised_mdp.distributions import HALF_LOG_2PI, TanhNormal
 from denoised_mdp.latent import Factor
 from denoised_mdp.nets import MLP
 from denoised_mdp.optimizer import Adam
-from denoised_mdp.parallel import spread
 from denoised_mdp.parts import mean_over_parts
-from denoised_mdp.world_model import Batch, WorldModel
+from denoised_mdp.protocol import Batch, WorldModel
+from denoised_mdp.sharding import spread
 
 MEAN_SCALE = 5.0
 INITIAL_STDDEV = 5.0

@@ -25,35 +25,27 @@ import functools
 import itertools
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from denoised_mdp import config as settings
 from denoised_mdp import run_dir
+from denoised_mdp.compose import CONFIGS, check_override, compose_seeds, parse_overrides, resolve
 from denoised_mdp.config import Config, Count, Settings, Text
-from denoised_mdp.errors import UserError, did_you_mean, nearest, one_line, user_errors
+from denoised_mdp.errors import UserError, did_you_mean, one_line, user_errors
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 USER_ERROR = 2  # exit code
-TOLD = 8  # choices of a group named in an error; the rest are counted
-NAMED = ("env", "env.task", "noise", "model", "size", "seed", "seeds")  # what the name of every run tells
 
 
 class _Told(Exception):
@@ -111,104 +103,10 @@ def _hydra(main: Callable[..., None]) -> None:
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(functools.partial(_job, main))()
 
 
-def compose(overrides: Sequence[str]) -> Config:
-    """The checked configuration that `overrides` make of `configs/`; of several seeds, that of the first.
-
-    Raises: as `compose_seeds`.
-    """
-    return compose_seeds(overrides)[0]
-
-
-def compose_seeds(overrides: Sequence[str]) -> list[Config]:
-    """The checked configurations that `overrides` make of `configs/`, one for each of `seeds`.
-
-    Raises:
-        UserError: an override that is malformed or names nothing, a value that is wrong.
-    """
-    for override in _parsed(overrides):
-        _check(override)
-    try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra.compose("config", [_forced(text) for text in overrides], return_hydra_config=True)
-        return _resolve(composed, composed.hydra)
-    except (HydraException, OmegaConfBaseException) as error:
-        # The first lines say it, the rest is where Hydra looked and how OmegaConf calls it.
-        text = one_line(error).split(" Config search path")[0].split(" object_type=")[0].split(" To append")[0]
-        raise UserError(text + ("; pip install hydra-submitit-launcher" if "submitit" in text else "")) from error
-
-
-def _forced(text: str) -> str:
-    """The override, forced where it is of a setting: `parse` says best that the chosen `policy` does not have it."""
-    (override,) = _parsed([text])
-    key = override.key_or_group
-    return f"++{text}" if key in settings.names() and key not in _groups() else text
-
-
-def _resolve(values: DictConfig, hydra_config: Any) -> list[Config]:
-    """The Configs of what Hydra composed: of each of its seeds that which this seed has alone.
-
-    A missing run_dir is named after the run; below one that several seeds share each has a folder.
-    """
-    values = OmegaConf.masked_copy(values, [str(k) for k in values if k != "hydra"])
-    first = _resolve_one(values, hydra_config)
-    if first.seeds == 1:
-        return [first]
-    configs = []
-    for seed in range(first.seed, first.seed + first.seeds):
-        changes: dict[str, Any] = {"seed": seed, "seeds": 1}
-        if values.run_dir is not None:
-            changes["run_dir"] = str(Path(first.run_dir, f"seed{seed}"))
-        configs.append(_resolve_one(OmegaConf.merge(values, changes), hydra_config))
-    return configs
-
-
-def _resolve_one(values: Any, hydra_config: Any) -> Config:
-    plain = OmegaConf.to_container(values, resolve=True)
-    assert isinstance(plain, dict)
-    tree = {str(key): value for key, value in plain.items()}
-    tree["model"] = _fitting(tree["model"], hydra_config.overrides.task)
-    named = tree.get("run_dir") is not None
-    config = settings.parse(tree if named else tree | {"run_dir": "runs"})
-    if named:
-        return config
-    name = run_name(config, hydra_config.runtime.choices, hydra_config.overrides.task)
-    return config.model_copy(update={"run_dir": str(Path("runs", name))})
-
-
-def _fitting(model: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """`model` without what a file of configs/ set for the other kind of model; what `overrides` say is left to fail.
-
-    So experiment=... goes with every model, though it sets the beta that TIA does not have.
-    """
-    given = {override.key_or_group for override in _parsed(list(overrides))}
-    foreign = [name for name in settings.of_other_models(model) if f"model.{name}" not in given]
-    return {name: value for name, value in model.items() if name not in foreign}
-
-
-def run_name(config: Config, choices: Any, overrides: Iterable[str]) -> str:
-    """The name of a run that was given none: the same for the same overrides, whatever their order.
-
-    cheetah_run-none-xy-small-seed0, and then every override that this does not tell and that makes another run, as
-    -model.beta_0.25. What cannot stand in a file's name is told by a checksum instead.
-    """
-    name = f"{config.env.task}-{choices['noise']}-{choices['model']}-{choices['size']}-seed{config.seed}"
-    others = {}
-    for override in _parsed(list(overrides)):
-        key = override.key_or_group
-        if key not in NAMED and not settings.is_changeable(key):
-            value = override.get_value_element_as_str()
-            others[key] = value.replace("/", "-") if key == "experiment" else value
-    told = name + "".join(f"-{key}_{value}" for key, value in sorted(others.items()))
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", told)
-    if plain == told and len(told) <= 120:
-        return plain
-    return f"{plain[:110].rstrip('-_.')}-{zlib.crc32(told.encode()):08x}"
-
-
 def _job(main: Callable[..., None], values: DictConfig) -> None:
     """One job of a sweep. Its errors are told at once: Hydra would hold them back to the sweep's end."""
     try:
-        main(*_resolve(values, HydraConfig.get()))
+        main(*resolve(values, HydraConfig.get()))
     except UserError as error:
         _tell(error)
         raise _Told(USER_ERROR) from error
@@ -235,29 +133,11 @@ def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _parsed(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
-    parsed = []
-    for text in overrides:
-        try:
-            parsed.append(parser.parse_override(text))
-        except HydraException as error:
-            raise UserError(f"cannot read {text!r}: settings are written key=value{_hint(text)}") from error
-    return parsed
-
-
-def _hint(text: str) -> str:
-    key, equals, value = text.partition("=")
-    if not equals:
-        return did_you_mean(text, [f"{name}=..." for name in settings.names()])
-    return f", and a value with special characters is quoted twice: '{key}=\"{value}\"'"
-
-
 def _jobs(overrides: Sequence[str], *, sweep: bool) -> list[list[str]]:
     """The overrides of each job: all combinations of a sweep's values, or the one job."""
     alternatives = []
-    for override in _parsed(overrides):
-        _check(override)
+    for override in parse_overrides(overrides):
+        check_override(override)
         key = override.get_key_element()
         if override.is_sweep_override():
             if not sweep:
@@ -268,56 +148,6 @@ def _jobs(overrides: Sequence[str], *, sweep: bool) -> list[list[str]]:
         else:
             alternatives.append([str(override.input_line)])
     return [list(job) for job in itertools.product(*alternatives)]
-
-
-def _check(override: Override) -> None:
-    """That an override names a group with its choices, or a setting.
-
-    Raises:
-        UserError: it does not; the nearest names are told.
-    """
-    key, text = override.key_or_group, override.input_line
-    if isinstance(override.value(), Glob):
-        raise UserError(f"{text}: name the values of a sweep, as a,b,c")
-    if key.split(".")[0].split("/")[0] == "hydra":
-        return
-    groups, names = _groups(), settings.names()
-    if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
-        known = f"; write {key}=..." if key in groups or key in names else did_you_mean(key, [*groups, *names])
-        raise UserError(f"{text}: settings can be changed, not added or removed{known}")
-    if key in groups:
-        choices = groups[key]
-        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
-        for value in values:
-            if value not in choices and not (key == "experiment" and value is None):
-                by_likeness = list(dict.fromkeys([*nearest(str(value), choices), *choices]))
-                more = f" and {len(choices) - TOLD} more in configs/{key}" if len(choices) > TOLD else ""
-                told = ", ".join(by_likeness[:TOLD]) + more
-                raise UserError(f"{key}={value}: there is no such choice, only {told}")
-    else:
-        for name in _named(key, override.value()):
-            if name not in names and not name.startswith(tuple(f"{free}." for free in settings.FREE)):
-                at = "" if name == key else f"{name}: "
-                raise UserError(f"{text}: {at}there is no such setting{did_you_mean(name, [*groups, *names])}")
-
-
-def _named(key: str, value: Any) -> Iterator[str]:
-    """The settings that key=value sets: more than one where the value is written {name:value,...}."""
-    yield key
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _named(f"{key}.{name}", inner)
-
-
-def _groups() -> dict[str, list[str]]:
-    """The configuration groups and their choices: folders and files of `configs/`."""
-    if not CONFIGS.is_dir():
-        raise UserError(f"{CONFIGS} is missing: run the scripts from a checkout, installed with pip install -e .")
-    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra")
-    return {
-        folder.name: sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
-        for folder in folders
-    }
 
 
 def _refuse_shared_run_dirs(configs: Sequence[Config]) -> None:
@@ -364,7 +194,7 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
     own = list(options_type.model_fields)
     adjustable = [name for name in settings.names() if name.startswith(ADJUSTABLE)]
     given, adjusted = {}, {}
-    for override in _parsed(argv):
+    for override in parse_overrides(argv):
         key, plain = override.key_or_group, override.is_add() or override.is_force_add() or override.is_delete()
         if plain or override.is_sweep_override() or key not in own + adjustable:
             raise UserError(

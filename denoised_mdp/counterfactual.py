@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from denoised_mdp.errors import UserError, one_line
 from denoised_mdp.latent import Factor, Latent
+from denoised_mdp.protocol import WorldModel
 from denoised_mdp.visualize import decode, infer, predict
-from denoised_mdp.world_model import WorldModel
 
 REACH = 3.0  # standard deviations either way, in a walk
 

@@ -20,7 +20,7 @@ from flax import nnx
 
 from denoised_mdp.convolutions import conv, conv_transpose
 from denoised_mdp.distributions import Normal
-from denoised_mdp.parallel import spread
+from denoised_mdp.sharding import spread
 
 Initializer = Callable[..., jax.Array]
 

@@ -21,19 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from denoised_mdp.errors import UserError, one_line
-
-AXIS = "batch"  # of the mesh: along it the B sequences of a batch are divided, or the seeds that learn together
-
-
-def spread(array: jax.Array) -> jax.Array:
-    """[N, ...] divided along N where a batch is divided, and else as it is.
-
-    For N = T B merged: XLA cannot tell that it is divided where B is, and each device would compute all of it.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if AXIS not in mesh.axis_names or array.shape[0] % mesh.shape[AXIS]:
-        return array
-    return jax.lax.with_sharding_constraint(array, PartitionSpec(AXIS))
+from denoised_mdp.sharding import AXIS
 
 
 def join_processes() -> None:

@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from denoised_mdp import cli, reference
+from denoised_mdp import reference
 from denoised_mdp.actor_critic import DynamicsLearner
-from denoised_mdp.agent import Agent, TrainState, policy_learner
+from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.build import policy_learner
+from denoised_mdp.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.latent import Factor, Latent
 from denoised_mdp.reconstruction import pixels
@@ -159,7 +161,7 @@ def computed(inputs: Inputs) -> Iterator[tuple[str, np.ndarray]]:
     actions, settings = reference.sizes(inputs.weights)
     described = reference.described(inputs.config, inputs.weights)
     settings |= {name: described[name] for name in ("model.min_stddev", "policy.discount", "policy.lambda_")}
-    config = cli.compose(["size=paper", *reference.overrides(settings)])
+    config = compose(["size=paper", *reference.overrides(settings)])
     state = reference.to_ours(inputs.weights, Agent(config, actions).create(jax.random.key(0)))
     learner = policy_learner(config.policy)
     assert isinstance(learner, DynamicsLearner)

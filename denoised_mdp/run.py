@@ -16,8 +16,9 @@ import numpy as np
 
 from denoised_mdp import checkpoint, visualize
 from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.batch import Gathered
 from denoised_mdp.config import Config
-from denoised_mdp.device_replay import SHARE, DeviceReplay, Gathered, rows_needed
+from denoised_mdp.device_replay import SHARE, DeviceReplay, rows_needed
 from denoised_mdp.envs import AnyEnv, Step
 from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import rollout, summary, training_envs

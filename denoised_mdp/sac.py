@@ -21,7 +21,7 @@ from denoised_mdp.actor_critic import Actor
 from denoised_mdp.latent import Factor
 from denoised_mdp.nets import MLP
 from denoised_mdp.optimizer import Adam
-from denoised_mdp.world_model import Batch, WorldModel
+from denoised_mdp.protocol import Batch, WorldModel
 
 
 class Critics(nnx.Module):

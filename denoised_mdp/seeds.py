@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from denoised_mdp.agent import ActingState, Agent, TrainState
-from denoised_mdp.device_replay import Gathered, Rows, gather
+from denoised_mdp.batch import Gathered, Rows, gather
 from denoised_mdp.overlap import copied
 from denoised_mdp.parallel import Devices
 from denoised_mdp.replay import Batch

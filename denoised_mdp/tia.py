@@ -27,9 +27,9 @@ from denoised_mdp.distributions import HALF_LOG_2PI, Array, Normal
 from denoised_mdp.latent import Factor, Latent, zeros
 from denoised_mdp.nets import MLP, Linear, gaussian
 from denoised_mdp.optimizer import Adam
+from denoised_mdp.protocol import Batch
 from denoised_mdp.reconstruction import pixels
 from denoised_mdp.transition import Posterior, Prior, scan
-from denoised_mdp.world_model import Batch
 
 
 class Stream(nnx.Module):

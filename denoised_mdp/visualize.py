@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from denoised_mdp.errors import UserError
 from denoised_mdp.latent import Factor, Latent
-from denoised_mdp.world_model import WorldModel
+from denoised_mdp.protocol import WorldModel
 
 GAP = 2  # pixels between pictures
 SCALE = 2  # enlargement of the small frames

@@ -1,6 +1,6 @@
 """Encoder, transition, decoder and reward heads; `model_loss` is the paper's Eq. 4.
 
-`WorldModel` is what acting, learning to act and measuring need of any model; `tia.py` holds another one.
+`DenoisedMDP` is a `protocol.WorldModel`; `tia.py` holds another one.
 Shapes: T = time, B = batch, H W = image, A = action.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +20,9 @@ from denoised_mdp.distributions import HALF_LOG_2PI, Array, Normal
 from denoised_mdp.latent import Factor, Latent, features
 from denoised_mdp.nets import MLP
 from denoised_mdp.optimizer import Adam
+from denoised_mdp.protocol import Batch
 from denoised_mdp.reconstruction import pixels, squared_error
 from denoised_mdp.transition import Evidence, Transition
-
-
-class Batch(Protocol):
-    """Sequences of experience; one of the K in a `replay.Batch` is one. Row t: what action[t] led to."""
-
-    @property
-    def observation(self) -> Array: ...  # [T, B, H, W, 3] uint8
-    @property
-    def action(self) -> Array: ...  # [T, B, A]
-    @property
-    def reward(self) -> Array: ...  # [T, B]
-    @property
-    def is_first(self) -> Array: ...  # [T, B] bool, a new episode starts: nothing before it counts
-    @property
-    def is_terminal(self) -> Array: ...  # [T, B] bool, ended by the world's rules, not by a time limit
 
 
 class Objective(NamedTuple):
@@ -48,41 +33,6 @@ class Objective(NamedTuple):
     free_nats: Latent[float]  # each element of KL [T, B] counts at least this much
     beta_free_nats_x: float  # the share of beta.x whose KL has free nats; beta.x itself unless split
     reward_weight: float  # on -log p(r|x,y); 1 is the paper's
-
-
-class Dynamics(Protocol):
-    """Priors and posteriors. What the methods take and return is said at `Transition`'s."""
-
-    @property
-    def belief(self) -> Latent[int]: ...
-    @property
-    def state(self) -> Latent[int]: ...
-    def noise(self, key: jax.Array, batch: tuple[int, ...]) -> Latent[jax.Array]: ...
-    def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, Normal]: ...
-    def step(
-        self, s: Latent[Factor], a: jax.Array, e: Any, noise: Latent[jax.Array]
-    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]: ...
-    def imagine_step(self, s: Latent[Factor], a: jax.Array, noise: Latent[jax.Array]) -> Latent[Factor]: ...
-
-
-class WorldModel(Protocol):
-    """A pytree of parameters with these methods. A policy sees x alone."""
-
-    @property
-    def encoder(self) -> Callable[[jax.Array], jax.Array]: ...  # through which x sees pictures; [B, H, W, 3] -> [B, E]
-    @property
-    def transition(self) -> Dynamics: ...
-    @property
-    def reward_y(self) -> Any: ...  # None if y adds nothing to the reward
-    def evidence(self, observation: Array) -> Any: ...
-    def reward(self, x: Factor, y: Factor) -> jax.Array: ...
-    def x_reward(self, x: Factor) -> jax.Array: ...
-    def continuation(self, x: Factor) -> jax.Array: ...
-    def decode(self, s: Latent[Factor]) -> jax.Array: ...
-    def layers(self, s: Latent[Factor]) -> OrderedDict[str, jax.Array]: ...
-    def observe(
-        self, observation: Array, action: Array, is_first: Array, noise: Latent[jax.Array]
-    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]: ...
 
 
 class DenoisedMDP(nnx.Module):

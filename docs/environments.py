@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from denoised_mdp import cli
+from denoised_mdp.compose import compose
 from denoised_mdp.envs import Env
 from denoised_mdp.envs.render import backend
 from denoised_mdp.evaluation import make_env
@@ -49,7 +49,7 @@ def hold_green_button(env: Env) -> None:
 
 def episode(*overrides: str, steps: int = STEPS, seed: int = 0, pressed: bool = False) -> np.ndarray:
     """The first pictures of an episode of slowly changing random actions, [steps, H, W, 3]."""
-    config = cli.compose([*overrides, f"noise.clip_frames={3 * steps}"])
+    config = compose([*overrides, f"noise.clip_frames={3 * steps}"])
     env, rng = make_env(config, seed=seed, split="train"), np.random.default_rng(0)
     frames, action = [env.reset().observation], np.zeros(env.action_size)
     for t in range(steps - 1):

@@ -44,9 +44,9 @@ def measure(options: argparse.Namespace) -> None:
     for name in wanted:
         if name not in (*PARTS, "all"):
             raise UserError(f"{name}: there is no such part, only {', '.join(PARTS)} and all")
-    from denoised_mdp import cli
+    from denoised_mdp.compose import compose_seeds
 
-    configs = cli.compose_seeds(settings)
+    configs = compose_seeds(settings)
     config = configs[0]  # `seeds` concerns the update and the pipeline
 
     from denoised_mdp.benchmarks import acting, convolutions, env, machine, pipeline, replay, table, update

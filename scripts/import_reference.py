@@ -63,7 +63,8 @@ def import_weights(file: Path, settings: Sequence[str]) -> None:
 
 def configure(decided: dict[str, object], settings: Sequence[str]) -> Config:
     """The configuration of the new run. `decided`: what the file says, which no setting may change."""
-    from denoised_mdp import cli, reference
+    from denoised_mdp import reference
+    from denoised_mdp.compose import compose
 
     given = [text.partition("=")[0] for text in settings]
     if "run_dir" not in given:
@@ -72,7 +73,7 @@ def configure(decided: dict[str, object], settings: Sequence[str]) -> Config:
         if name in decided:
             raise UserError(f"{name} is not to be set: in this file it is {decided[name]}")
     preset = [] if "size" in given else ["size=paper"]
-    return cli.compose([*preset, *settings, *reference.overrides(decided)])
+    return compose([*preset, *settings, *reference.overrides(decided)])
 
 
 def actions_of_task(config: Config) -> int:

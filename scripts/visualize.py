@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from denoised_mdp.evaluation import Episode
-    from denoised_mdp.world_model import WorldModel
+    from denoised_mdp.protocol import WorldModel
 
 
 class Options(cli.RunOptions):

@@ -2,7 +2,8 @@
 
 import sys
 
-from denoised_mdp import cli, errors, loop
+from denoised_mdp import errors, loop
+from denoised_mdp.compose import compose_seeds
 
 SETTINGS = {
     "size": "debug",
@@ -23,6 +24,6 @@ if __name__ == "__main__":
     common = [f"{name}={value}" for name, value in SETTINGS.items()]
     try:
         for overrides in " ".join(sys.argv[1:]).split(" and "):
-            loop.train(*cli.compose_seeds([*common, *overrides.split()]))
+            loop.train(*compose_seeds([*common, *overrides.split()]))
     except errors.UserError as error:
         sys.exit(f"error: {error}")

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from denoised_mdp import cli
 from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.compose import compose
 from denoised_mdp.replay import Batch
 
 A = 2
@@ -39,7 +39,7 @@ def make_state(agent: Agent) -> TrainState:
 
 @pytest.fixture(scope="module")
 def agent() -> Agent:
-    return Agent(cli.compose(DEBUG), A)
+    return Agent(compose(DEBUG), A)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def agent() -> Agent:
     ],
 )
 def test_paper_size_has_the_paper_s_parameters(overrides, actions, expected):
-    agent = Agent(cli.compose(["size=paper", *overrides]), actions)
+    agent = Agent(compose(["size=paper", *overrides]), actions)
     state = agent.shapes()
     assert count((state.world_model, state.policy.actor, state.policy.critic)) == expected
 
@@ -67,7 +67,7 @@ def test_paper_size_has_the_paper_s_parameters(overrides, actions, expected):
     ],
 )
 def test_parts_of_the_paper_s_model_have_its_sizes(overrides, actions, sizes, without_critic):
-    agent = Agent(cli.compose(["size=paper", *overrides]), actions)
+    agent = Agent(compose(["size=paper", *overrides]), actions)
     state = agent.shapes()
     model = state.world_model
     rewards = (model.reward_x, model.reward_y)
@@ -103,7 +103,7 @@ def transition_size(x: tuple[int, int], y: tuple[int, int], z: tuple[int, int], 
 def test_figure_2c_has_the_layers_of_the_reference(z_prior_uses_y):
     """The paper gives no count for it, so the layers are counted here; the same sum gives the paper's for Fig. 2b."""
     assert transition_size((120, 20), (120, 20), (0, 0), 2, z_sees_y=True) == 541_120
-    agent = Agent(cli.compose(["size=paper", "model=xyz", f"model.z_prior_uses_y={z_prior_uses_y}"]), 2)
+    agent = Agent(compose(["size=paper", "model=xyz", f"model.z_prior_uses_y={z_prior_uses_y}"]), 2)
     state = agent.shapes()
     expected = transition_size((120, 20), (70, 10), (70, 10), 2, z_sees_y=z_prior_uses_y)
     assert count(state.world_model.transition) == expected

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from denoised_mdp import cli
 from denoised_mdp.agent import Agent
 from denoised_mdp.analysis import clean_pairs, influence, pictures, readings, report
 from denoised_mdp.analysis.filtering import Filtered, filter_episode
@@ -16,6 +15,7 @@ from denoised_mdp.analysis.measure import measure
 from denoised_mdp.analysis.probes import LINEAR, NONLINEAR, Matrix, best, leakage_matrix, whole_repeats
 from denoised_mdp.analysis.recordings import Recording, Recordings, bang_bang, collect, load, save, uniform
 from denoised_mdp.analysis.targets import Classes, Numbers, targets
+from denoised_mdp.compose import compose
 from denoised_mdp.envs import FactorKind
 from denoised_mdp.errors import UserError
 from denoised_mdp.latent import Factor, Latent
@@ -200,12 +200,12 @@ def test_movement_tells_noise_from_physics():
 
 @pytest.fixture(scope="module")
 def agent() -> Agent:
-    return Agent(cli.compose(["size=debug", "model=xyz"]), 2)
+    return Agent(compose(["size=debug", "model=xyz"]), 2)
 
 
 @pytest.fixture(scope="module")
 def recordings(agent) -> Recordings:
-    settings = cli.compose(["size=debug", "env.task=reacher_easy", "noise=video_background", "render.backend=ray"])
+    settings = compose(["size=debug", "env.task=reacher_easy", "noise=video_background", "render.backend=ray"])
     from denoised_mdp.evaluation import make_env
 
     envs = [make_env(settings, seed=seed, split="eval") for seed in (1, 2)]

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from denoised_mdp import cli
 from denoised_mdp.agent import Agent
 from denoised_mdp.benchmarks import flops, pipeline, table, update
 from denoised_mdp.benchmarks.table import Row
+from denoised_mdp.compose import compose
 from denoised_mdp.convolutions import plain_conv
 
 A = 6
@@ -34,7 +34,7 @@ def done_twice(config) -> int:
     "overrides", [["size=paper"], ["size=small", "model=xyz", "model.continue_head=true"]], ids=str
 )
 def test_arithmetic_by_hand_is_the_traced_program_s(overrides):
-    config = cli.compose(overrides)
+    config = compose(overrides)
     agent = Agent(config, A)
     state = agent.shapes()
     batch = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), update.random_batches(config, A, 1))
@@ -53,7 +53,7 @@ def test_loops_and_convolutions_are_counted_as_often_as_they_run():
 def test_uncounted_learners_say_so():
     for overrides in (["policy=sac"], ["model=tia"]):
         with pytest.raises(ValueError, match="has been counted"):
-            flops.of_update(cli.compose(overrides), A)
+            flops.of_update(compose(overrides), A)
 
 
 def test_a_table_tells_what_its_json_does():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from denoised_mdp import cli, config, run_dir
+from denoised_mdp import cli, compose, config, run_dir
 from denoised_mdp.config import CHANGEABLE, Config, DenoisedModel, Part, Size
 from denoised_mdp.errors import UserError, did_you_mean, nearest, user_errors
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 SCRIPT = """
 from denoised_mdp import cli
+from denoised_mdp import compose
 from denoised_mdp.errors import UserError
 
 def check(config):
@@ -39,7 +40,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def default() -> Config:
-    return cli.compose([])
+    return compose.compose([])
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_defaults(default):
 @pytest.mark.parametrize("size", ["paper", "small", "debug"])
 @pytest.mark.parametrize("model", ["x", "xy", "xyz", "tia"])
 def test_every_size_has_every_model(size, model):
-    made = cli.compose([f"size={size}", f"model={model}", "noise=video_background"])
+    made = compose.compose([f"size={size}", f"model={model}", "noise=video_background"])
     present = [part for part in "xyz" if getattr(made.model, part).state]
     assert "".join(present) == {"tia": "xy"}.get(model, model) and made.model.name == model
     assert made.noise.video_background
@@ -81,14 +82,14 @@ def test_every_size_has_every_model(size, model):
 @pytest.mark.parametrize("size", ["paper", "small", "debug"])
 @pytest.mark.parametrize("policy", ["dynamics", "sac"])
 def test_every_size_has_every_policy(size, policy):
-    made = cli.compose([f"size={size}", f"policy={policy}"])
+    made = compose.compose([f"size={size}", f"policy={policy}"])
     assert made.policy.name == policy
     assert made.size.policy[policy].items() <= made.policy.model_dump().items()
 
 
 def test_paper_is_the_papers():
     """Table 5 and the hyperparameters of Sec. B.1.2, B.1.3."""
-    xy, x, xyz = (cli.compose(["size=paper", f"model={name}"]) for name in ("xy", "x", "xyz"))
+    xy, x, xyz = (compose.compose(["size=paper", f"model={name}"]) for name in ("xy", "x", "xyz"))
     assert xy.model.x == xy.model.y == Part(belief=120, state=20)
     assert x.model.x == Part(belief=220, state=33)
     assert xyz.model.y == xyz.model.z == Part(belief=70, state=10)
@@ -109,7 +110,7 @@ def test_paper_is_the_papers():
 
 def test_the_four_variants_and_parts_of_noise_by_themselves():
     def parts(*overrides: str) -> tuple[bool, bool, bool]:
-        noise = cli.compose(overrides).noise
+        noise = compose.compose(overrides).noise
         return noise.video_background, noise.noisy_sensor, noise.camera_jitter
 
     assert parts("noise=none") == (False, False, False)
@@ -120,25 +121,25 @@ def test_the_four_variants_and_parts_of_noise_by_themselves():
 
 
 def test_beta_reaches_y_and_z_unless_they_are_given():
-    made = cli.compose(["model=xyz", "model.beta=0.125", "model.beta_z=0.5"]).model
+    made = compose.compose(["model=xyz", "model.beta=0.125", "model.beta_z=0.5"]).model
     assert isinstance(made, DenoisedModel)
     assert (made.beta_x, made.beta_y, made.beta_z) == (1, 0.125, 0.5)
 
 
 def test_widths_can_be_overridden_and_y_switched_off():
-    made = cli.compose(["model.x.belief=48", "model.y.belief=0", "model.y.state=0"]).model
+    made = compose.compose(["model.x.belief=48", "model.y.belief=0", "model.y.state=0"]).model
     assert (made.x.belief, made.y) == (48, Part(belief=0, state=0))
 
 
 def test_experiment_yields_to_the_command_line():
-    plain = cli.compose(["experiment=quickstart"])
+    plain = compose.compose(["experiment=quickstart"])
     assert plain.noise.video_background and plain.size.name == "small"
-    other = cli.compose(["experiment=quickstart", "size=debug", "noise=none", "train.env_steps=7e3"])
+    other = compose.compose(["experiment=quickstart", "size=debug", "noise=none", "train.env_steps=7e3"])
     assert (other.size.name, other.noise.video_background, other.train.env_steps) == ("debug", False, 7000)
 
 
 def test_a_folder_may_be_named_like_a_number():
-    assert cli.compose(["run_dir=2026"]).run_dir == "2026"
+    assert compose.compose(["run_dir=2026"]).run_dir == "2026"
 
 
 # Names of runs
@@ -146,7 +147,7 @@ def test_a_folder_may_be_named_like_a_number():
 
 def test_run_names():
     def name(*overrides: str) -> str:
-        return cli.compose(overrides).run_dir
+        return compose.compose(overrides).run_dir
 
     assert name() == name("seed=0", "noise=none", "size=small") == "runs/cheetah_run-none-xy-small-seed0"
     assert name("logger.wandb=offline", "train.env_steps=2e6") == name()  # the same run, longer
@@ -215,23 +216,23 @@ def test_run_names():
 )
 def test_mistakes_are_one_clear_line(overrides, message):
     with pytest.raises(UserError, match=message) as caught:
-        cli.compose(overrides)
+        compose.compose(overrides)
     assert "\n" not in str(caught.value)
 
 
 def test_several_mistakes_are_told_at_once():
     with pytest.raises(UserError, match=r"model\.alpha=0: .*; policy\.horizon=0: "):
-        cli.compose(["model.alpha=0", "policy.horizon=0"])
+        compose.compose(["model.alpha=0", "policy.horizon=0"])
 
 
 def test_limits_themselves_are_allowed():
-    made = cli.compose(
+    made = compose.compose(
         ["train.batch_length=501", "train.batch_size=2", "policy.start_every=1002", "policy.horizon=2", "model.beta=1"]
     )
     assert made.train.batch_length == 501
     with pytest.raises(UserError, match=r"train\.prefill"):  # it delays the updates even where nothing is collected
-        cli.compose(["replay.source=other", "train.prefill=1e6"])
-    assert cli.compose(["model=xyz", "model.y.belief=0", "model.y.state=0"]).model.z.state > 0
+        compose.compose(["replay.source=other", "train.prefill=1e6"])
+    assert compose.compose(["model=xyz", "model.y.belief=0", "model.y.state=0"]).model.z.state > 0
 
 
 def test_nearest_names():
@@ -307,14 +308,14 @@ def test_sweep_goes_on_after_a_failure_and_tells_it(script):
 def test_help_and_cfg(script):
     done, left = script("--help")
     assert done.returncode == 0 and left == []
-    for group, choices in cli._groups().items():
+    for group, choices in compose._groups().items():
         line = re.search(rf"^ +{group} +(\S.*)$", done.stdout, re.MULTILINE)
         assert line, group
         for choice in choices:
             told = re.escape("paper/TASK_VARIANT[_sac]") if choice.startswith("paper/") else rf"\b{choice}\b"
             assert re.search(told, line[1]), f"{group}={choice} is not in the help"
     mentioned = set(re.findall(r"([a-z_][a-z_.]*)=", done.stdout)) - {"key", "group"}
-    assert mentioned and mentioned <= {*config.names(), *cli._groups()}
+    assert mentioned and mentioned <= {*config.names(), *compose._groups()}
 
     done, left = script("--cfg", "job", "seed=7", "model.beta=0.5")
     assert done.returncode == 0 and left == []
@@ -343,14 +344,14 @@ def test_load_names_the_file_that_is_wrong(tmp_path, text):
 
 def test_differences(default):
     assert config.differences(default, default) == []
-    one, other = cli.compose(["model.beta=0.25"]), cli.compose(["model.beta=1", "model.beta_y=0.25", "seed=1"])
+    one, other = compose.compose(["model.beta=0.25"]), compose.compose(["model.beta=1", "model.beta_y=0.25", "seed=1"])
     assert config.differences(one, other) == [
         "seed: 0 -> 1",
         "model.beta: 0.25 -> 1",
         "model.beta_z: 0.25 -> 1",
     ]
     longer = ["train.env_steps=2e6", "logger.wandb=offline", "checkpoint.keep=1", "evaluate.video_every=5", "run_dir=b"]
-    assert config.differences(default, cli.compose(longer)) == []
+    assert config.differences(default, compose.compose(longer)) == []
     assert set(CHANGEABLE) <= set(config.names())
 
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from denoised_mdp import cli
 from denoised_mdp.agent import Agent
+from denoised_mdp.compose import compose
 from denoised_mdp.counterfactual import Seen, imagine, imagine_rows, information, swap, swap_rows, walk, walk_rows
 from denoised_mdp.errors import UserError
+from denoised_mdp.protocol import WorldModel
 from denoised_mdp.visualize import infer
-from denoised_mdp.world_model import WorldModel
 
 T, A = 12, 2
 KEY = jax.random.key(0)
@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def model() -> WorldModel:
-    return Agent(cli.compose(["size=debug", "model=xyz"]), A).create(KEY).world_model
+    return Agent(compose(["size=debug", "model=xyz"]), A).create(KEY).world_model
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_rows_are_pictures_with_titles(model, episodes):
 
 
 def test_what_a_user_gets_wrong_is_told(episodes):
-    model = Agent(cli.compose(["size=debug", "model=xy"]), A).create(KEY).world_model
+    model = Agent(compose(["size=debug", "model=xy"]), A).create(KEY).world_model
     with pytest.raises(UserError, match="this model has no z"):
         swap_rows(model, episodes[0], episodes[1], "yz", KEY)
     with pytest.raises(UserError, match="this model has no z"):

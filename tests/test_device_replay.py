@@ -10,7 +10,8 @@ import pytest
 from test_replay import add_episode, add_row, assert_same, make
 
 from denoised_mdp import device_replay
-from denoised_mdp.device_replay import DeviceReplay, Rows, per_update, rows_needed
+from denoised_mdp.batch import Rows, per_update
+from denoised_mdp.device_replay import DeviceReplay, rows_needed
 from denoised_mdp.errors import UserError
 from denoised_mdp.overlap import two_at_most
 from denoised_mdp.replay import Replay

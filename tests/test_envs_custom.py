@@ -15,7 +15,7 @@ import pytest
 from dm_env import specs
 from environments import play, same
 
-from denoised_mdp import cli
+from denoised_mdp import compose
 from denoised_mdp.envs import Env
 from denoised_mdp.envs.render import backend
 from denoised_mdp.errors import UserError
@@ -28,19 +28,19 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "custom_environment.
 @pytest.fixture
 def documented(tmp_path, monkeypatch) -> Path:
     """A folder with the files of the page, the settings among a copy of ours."""
-    shutil.copytree(cli.CONFIGS, tmp_path / "configs")
+    shutil.copytree(compose.CONFIGS, tmp_path / "configs")
     for language, text in BLOCKS:
         if language == "python":
             (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
         else:
             (tmp_path / "configs" / "env" / "dot.yaml").write_text(text)
-    monkeypatch.setattr(cli, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(compose, "CONFIGS", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def build(*overrides: str, seed: int = 0) -> Env:
-    return make_env(cli.compose(overrides), seed=seed, split="train")
+    return make_env(compose.compose(overrides), seed=seed, split="train")
 
 
 def build_from(constructor, *overrides: str) -> Env:
@@ -58,7 +58,7 @@ def test_the_documented_environment_is_what_it_says(documented):
     for step in steps[:5]:
         rows, columns = np.nonzero(step.observation[..., 0])
         assert abs(columns.mean() - step.info["factors"]["place"]) < 2 and abs(rows.mean() - 32) < 1
-    assert cli.compose(["env=dot"]).run_dir == "runs/dot-none-xy-small-seed0"
+    assert compose.compose(["env=dot"]).run_dir == "runs/dot-none-xy-small-seed0"
 
 
 def test_the_documented_environment_goes_on_exactly(documented):
@@ -84,9 +84,9 @@ def test_arguments_of_the_constructor_are_settings(documented):
 def test_the_documented_dm_env_runs(documented):
     code = """
 import numpy as np
-from denoised_mdp import cli
+from denoised_mdp import compose
 from denoised_mdp.evaluation import make_env
-config = cli.compose(["env=custom", "env.constructor=walk.py:make"])
+config = compose.compose(["env=custom", "env.constructor=walk.py:make"])
 env, copy = (make_env(config, seed=0, split="train") for _ in range(2))
 env.reset(), env.reset()
 found = [env.step(np.full(6, 0.3)) for _ in range(3)]

@@ -25,7 +25,8 @@ from dm_env import specs
 from environments import play, same
 from PIL import Image
 
-from denoised_mdp import cli, envs
+from denoised_mdp import envs
+from denoised_mdp.compose import compose
 from denoised_mdp.envs import Env, FactorKind, Picture, build
 from denoised_mdp.envs.noise.button_noise import ButtonNoise
 from denoised_mdp.envs.noise.camera_walk import CameraWalk
@@ -52,7 +53,7 @@ needs_package = pytest.mark.skipif(without_package, reason=f"the extra robodesk 
 
 @functools.cache
 def settings(noise: str) -> dict[str, dict[str, Any]]:
-    config = cli.compose(["env=robodesk", f"noise={noise}"])
+    config = compose(["env=robodesk", f"noise={noise}"])
     return {group: getattr(config, group).model_dump() for group in ("env", "render", "noise")}
 
 
@@ -740,7 +741,7 @@ def test_a_picture_changes_nothing():
 
 def test_every_part_is_a_switch():
     def parts(*overrides: str) -> list[str]:
-        noise = cli.compose(["env=robodesk", *overrides]).noise.model_dump()
+        noise = compose(["env=robodesk", *overrides]).noise.model_dump()
         return [part for part in PARTS if noise[part]]
 
     assert parts() == [] and parts("noise=robodesk_all") == list(PARTS)
@@ -760,14 +761,14 @@ def test_every_part_is_a_switch():
 @needs_package
 def test_what_a_user_gets_wrong_is_one_line(overrides, message):
     with pytest.raises(UserError, match=message) as caught:
-        make_env(cli.compose(["env=robodesk", "render.backend=ray", *overrides]), seed=0, split="train")
+        make_env(compose(["env=robodesk", "render.backend=ray", *overrides]), seed=0, split="train")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_its_noise_is_for_no_other_world(part):
     with pytest.raises(UserError, match=f"noise.{part}=true is for env=robodesk, not for env.name=sunlight"):
-        make_env(cli.compose(["env=sunlight", f"noise.{part}=true"]), seed=0, split="train")
+        make_env(compose(["env=sunlight", f"noise.{part}=true"]), seed=0, split="train")
 
 
 def test_a_missing_package_is_one_line_that_says_how_to_get_it(monkeypatch):

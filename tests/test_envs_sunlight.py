@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from environments import play, same
 
-from denoised_mdp import cli
+from denoised_mdp.compose import compose
 from denoised_mdp.envs import Env
 from denoised_mdp.envs.sunlight import FACTORS
 from denoised_mdp.envs.sunlight.picture import Painter
@@ -17,7 +17,7 @@ HALF = {"curtain": 0.5, "bird": 0.5, "weather": 0.5, "plane": 0.5}
 
 
 def build(*overrides: str, seed: int = 0) -> Env:
-    return make_env(cli.compose(["env=sunlight", *overrides]), seed=seed, split="train")
+    return make_env(compose(["env=sunlight", *overrides]), seed=seed, split="train")
 
 
 def follow(env: Env, actions) -> dict[str, np.ndarray]:

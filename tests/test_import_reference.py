@@ -12,6 +12,7 @@ import pytest
 
 from denoised_mdp import checkpoint, cli, evaluation, loop, reference, run_dir
 from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.compose import compose
 from denoised_mdp.config import DynamicsPolicy
 from denoised_mdp.errors import UserError
 
@@ -39,7 +40,7 @@ def golden() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def tiny() -> tuple[TrainState, dict[str, np.ndarray]]:
     """An agent of one action, and its weights as the reference would have them."""
-    state = Agent(cli.compose(TINY), 1).create(jax.random.key(1))
+    state = Agent(compose(TINY), 1).create(jax.random.key(1))
     return state, reference.to_theirs(state)
 
 
@@ -62,21 +63,21 @@ def test_sizes_follow_from_the_arrays(golden, tiny):
 
 
 def test_a_policy_learned_by_sac_comes_with_critics_targets_and_temperature():
-    config = cli.compose([*TINY, "policy=sac", "policy.initial_temperature=0.3"])
+    config = compose([*TINY, "policy=sac", "policy.initial_temperature=0.3"])
     state = Agent(config, 2).create(jax.random.key(1))
     weights = reference.to_theirs(state)
     assert weights["log_ent_coef"].shape == () and weights["log_ent_coef"] == pytest.approx(np.log(0.3))
     assert weights["q_model_1_target.net.module.0.weight"].shape == (3, 4 + 3 + 2)
     actions, settings = reference.sizes(weights)
     assert (actions, settings["policy"], settings["policy.critic_widths"]) == (2, "sac", [3])
-    assert cli.compose(["size=paper", *reference.overrides(settings)]).policy.name == "sac"
+    assert compose(["size=paper", *reference.overrides(settings)]).policy.name == "sac"
     back = reference.to_ours(weights, jax.tree.map(np.zeros_like, state))
     jax.tree.map(np.testing.assert_array_equal, back.policy[:4], state.policy[:4])  # Adam's moments stay behind
 
 
 def test_a_config_says_the_rest(golden):
     source = reference.read(GOLDEN)
-    made = cli.compose(["size=paper", *reference.overrides(source.settings), "run_dir=anywhere"])
+    made = compose(["size=paper", *reference.overrides(source.settings), "run_dir=anywhere"])
     objective = Agent(made, source.actions).model_learner.objective
     assert (objective.alpha, objective.beta, objective.beta_free_nats_x) == (1.0, (1.0, 0.125, 0.125), 0.5)
     assert objective.free_nats == (0.5, 0.0, 0.0)
@@ -120,7 +121,7 @@ def test_what_does_not_fit_is_named(golden, name, shape, message):
         wrong[name] = np.zeros(shape, np.float32)
     with pytest.raises(UserError, match=message):
         actions, settings = reference.sizes(wrong)
-        made = cli.compose(["size=paper", *reference.overrides(settings)])
+        made = compose(["size=paper", *reference.overrides(settings)])
         reference.to_ours(wrong, Agent(made, actions).create(jax.random.key(0)))
 
 

@@ -14,8 +14,9 @@ import pytest
 from environments import RUN
 from safetensors.numpy import load_file
 
-from denoised_mdp import checkpoint, cli, loop, run_dir
+from denoised_mdp import checkpoint, loop, run_dir
 from denoised_mdp.agent import Agent
+from denoised_mdp.compose import compose
 from denoised_mdp.logger import read_metrics
 from denoised_mdp.overlap import Blocks
 from denoised_mdp.replay import Replay
@@ -30,7 +31,7 @@ OVERRIDES = [
 @pytest.fixture(scope="module")
 def agent() -> Agent:
     """One that acts as it should, and whose updates, quickly compiled, only tell where they have been."""
-    agent = Agent(cli.compose(OVERRIDES), 1)
+    agent = Agent(compose(OVERRIDES), 1)
 
     def update(state, batches, key):
         state = jax.tree.map(lambda v: v + np.asarray(1e-4, v.dtype) * batches.reward.mean().astype(v.dtype), state)
@@ -47,7 +48,7 @@ def start(agent, tmp_path, monkeypatch) -> Callable[..., loop.Training]:
     monkeypatch.setattr(loop, "Agent", lambda *_: agent)
 
     def start(name: str, *more: str) -> loop.Training:
-        config = cli.compose([*OVERRIDES, f"run_dir={tmp_path / name}", *more])
+        config = compose([*OVERRIDES, f"run_dir={tmp_path / name}", *more])
         run_dir.claim(config)
         return loop.Training(config)
 
@@ -94,7 +95,7 @@ def assert_same_runs(left: Path, right: Path) -> None:
 def whole(agent, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Agent", lambda *_: agent)
-        config = cli.compose([*OVERRIDES, f"run_dir={tmp_path_factory.mktemp('whole') / 'run'}"])
+        config = compose([*OVERRIDES, f"run_dir={tmp_path_factory.mktemp('whole') / 'run'}"])
         run_dir.claim(config)
         return finish(loop.Training(config))
 

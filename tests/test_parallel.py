@@ -126,13 +126,13 @@ def test_each_device_computes_its_share_of_the_pictures():
 
 ONE_OF_TWO = """
 import jax, numpy as np
-from denoised_mdp import cli
+from denoised_mdp.compose import compose
 from denoised_mdp.agent import Agent
-from denoised_mdp.device_replay import Gathered, Rows
+from denoised_mdp.batch import Gathered, Rows
 from denoised_mdp.parallel import Devices
 from denoised_mdp.seeds import Keys, Mind, Together, side_by_side
 
-agent, devices = Agent(cli.compose(["size=debug", "model=x"]), 1), Devices(2, 1, seeds=2)
+agent, devices = Agent(compose(["size=debug", "model=x"]), 1), Devices(2, 1, seeds=2)
 key, places = jax.random.key(0), np.zeros((1, 3, 1), np.int32)
 rows = Rows(np.zeros((1, 64 * 64 * 3), np.uint8), *np.zeros((2, 1), np.float32), *np.zeros((2, 1), bool))
 rows = devices.replicate(rows._replace(action=np.zeros((1, 1), np.float32)))

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from denoised_mdp import cli, parity, reference
+from denoised_mdp import parity, reference
 from denoised_mdp.agent import Agent
+from denoised_mdp.compose import compose
 from denoised_mdp.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,7 +133,7 @@ def own_file(**changes: Any) -> dict[str, np.ndarray]:
     config |= changes | {"kl": config["kl"] | changes.get("kl", {}), "filter_base": 1, "horizon": 3}
     width, actions = [config["dense_hidden_size"]], config["action_size"]
     parts = {name: (config[name]["belief_size"], config[name]["state_size"]) for name in "xyz"}
-    made = cli.compose(
+    made = compose(
         [
             "size=paper",
             "model=xyz",

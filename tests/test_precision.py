@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from denoised_mdp import cli
 from denoised_mdp.agent import Agent
 from denoised_mdp.benchmarks.update import random_batches
+from denoised_mdp.compose import compose
 from denoised_mdp.config import Config
 from denoised_mdp.nets import product
 
@@ -15,7 +15,7 @@ UPDATES = 40
 
 
 def debug(precision: str) -> Config:
-    return cli.compose(["size=debug", "model=xy", f"precision={precision}"])
+    return compose(["size=debug", "model=xy", f"precision={precision}"])
 
 
 def test_a_rounded_product_adds_in_float32_and_rounds_its_gradients_factors():

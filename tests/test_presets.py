@@ -13,11 +13,11 @@ import pytest
 import yaml
 from test_agent import A, make_batches, make_state
 
-from denoised_mdp import cli
+from denoised_mdp import compose
 from denoised_mdp.agent import Agent
 from denoised_mdp.config import Config, DenoisedModel, Part
 
-PRESETS = cli.CONFIGS / "experiment" / "paper"
+PRESETS = compose.CONFIGS / "experiment" / "paper"
 NONE, VIDEO, SENSOR, JITTER = NOISES = (
     "none",
     "video_background",
@@ -67,12 +67,12 @@ def choices(name: str) -> dict[str, str]:
     return chosen
 
 
-def compose(name: str, *overrides: str) -> Config:
+def compose_paper(name: str, *overrides: str) -> Config:
     """A preset, once every group that it chooses is there; else the test is skipped, which pytest counts."""
     for group, choice in choices(name).items():
-        if not (cli.CONFIGS / group / f"{choice}.yaml").exists():
+        if not (compose.CONFIGS / group / f"{choice}.yaml").exists():
             pytest.skip(f"no configs/{group}/{choice}.yaml yet")
-    return cli.compose([f"experiment=paper/{name}", *overrides])
+    return compose.compose([f"experiment=paper/{name}", *overrides])
 
 
 # Table 6
@@ -94,7 +94,7 @@ def test_a_preset_chooses_its_world_and_learner(name):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_preset_is_the_papers_run(name):
     learner, env, task, _, alpha, beta = RUNS[name]
-    made = compose(name)
+    made = compose_paper(name)
     model, train = made.model, made.train
     assert isinstance(model, DenoisedModel)
     assert (made.policy.name, made.env.name, made.env.task, made.size.name) == (learner, env, task, "paper")
@@ -112,7 +112,7 @@ def test_a_preset_is_the_papers_run(name):
 
 
 def test_a_preset_yields_to_the_command_line():
-    made = compose("cheetah_run_video_background", "model=x", "model.beta=0.5", "train.env_steps=2e6")
+    made = compose_paper("cheetah_run_video_background", "model=x", "model.beta=0.5", "train.env_steps=2e6")
     assert isinstance(made.model, DenoisedModel) and made.model.beta_y == 0.5
     assert made.model.x == Part(belief=220, state=33)
     assert made.train.env_steps == 2_000_000 and made.noise.video_background
@@ -122,7 +122,7 @@ def test_a_preset_yields_to_the_command_line():
 
 
 def paper(*overrides: str) -> Config:
-    return cli.compose(["size=paper", *overrides])
+    return compose.compose(["size=paper", *overrides])
 
 
 def test_figure_2b_2c_and_dreamer_are_one_word_each():
@@ -153,11 +153,11 @@ def without_y(tmp_path, monkeypatch):
     """Writes one file into a copy of configs/model, which takes y from another model, and composes it."""
 
     def make(model: str) -> Agent:
-        configs = shutil.copytree(cli.CONFIGS, tmp_path / "configs")
+        configs = shutil.copytree(compose.CONFIGS, tmp_path / "configs")
         text = f"defaults: [{model}, _self_]\nname: without_y\ny: {{belief: 0, state: 0}}\n"
         (configs / "model" / "without_y.yaml").write_text(text)
-        monkeypatch.setattr(cli, "CONFIGS", configs)
-        return Agent(cli.compose(["size=debug", "model=without_y"]), A)
+        monkeypatch.setattr(compose, "CONFIGS", configs)
+        return Agent(compose.compose(["size=debug", "model=without_y"]), A)
 
     return make
 
@@ -169,7 +169,7 @@ def test_y_can_be_deleted_from_figure_2b_by_touching_only_yaml(without_y):
         state = agent.shapes()
         return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
-    agent, x_alone = without_y("xy"), Agent(cli.compose(["size=debug", "model=x"]), A)
+    agent, x_alone = without_y("xy"), Agent(compose.compose(["size=debug", "model=x"]), A)
     assert arrays(agent) == arrays(x_alone)
     assert agent.initial(2).latent.y.features.shape == (2, 0)
 
@@ -187,7 +187,7 @@ def test_y_can_be_deleted_from_figure_2c_by_touching_only_yaml(without_y):
 
 # docs/fidelity.md
 
-FIDELITY = (cli.CONFIGS.parent / "docs" / "fidelity.md").read_text()
+FIDELITY = (compose.CONFIGS.parent / "docs" / "fidelity.md").read_text()
 NAMED = sorted(set(re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", FIDELITY)))
 
 

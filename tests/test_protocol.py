@@ -13,9 +13,10 @@ import pytest
 from flax import nnx
 from test_agent import A, make_state
 
-from denoised_mdp import cli, nets
+from denoised_mdp import nets
 from denoised_mdp.actor_critic import INITIAL_STDDEV, MIN_STDDEV
 from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.compose import compose
 from denoised_mdp.distributions import TanhNormal
 from denoised_mdp.evaluation import evaluation_envs, rollout
 from denoised_mdp.optimizer import Adam
@@ -88,7 +89,7 @@ def test_what_is_drawn_is_uniform_within_one_over_the_root_of_the_fan_in():
 def test_every_layer_is_drawn_with_pytorch_s_fan_in(monkeypatch):
     """Weights and biases alike. Each parameter here is the fan-in it is drawn with, instead of the draw."""
     monkeypatch.setattr(nets, "uniform", lambda n: lambda key, shape, dtype=np.float32: np.full(shape, n, dtype))
-    agent = Agent(cli.compose(["size=paper", "model=xyz"]), 6)
+    agent = Agent(compose(["size=paper", "model=xyz"]), 6)
     state = agent.create(jax.random.key(0))
     modules = {"actor": state.policy.actor, "critic": state.policy.critic}
     trees = nnx.to_pure_dict(nnx.state(state.world_model)) | {
@@ -125,7 +126,7 @@ def test_adam_is_pytorch_s_after_clipping_the_norm():
 
 @pytest.fixture(scope="module")
 def agent() -> Agent:
-    return Agent(cli.compose(["size=debug", "model=xy"]), A)
+    return Agent(compose(["size=debug", "model=xy"]), A)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,7 @@ class Still:
 
 def test_every_evaluation_meets_the_same_starts_and_videos_and_no_two_episodes_share_theirs():
     short = ["env.action_repeat=500", "train.every=500", "train.batch_length=2", "noise.clip_frames=5"]
-    config = cli.compose(["size=debug", "noise=video_background", "render.backend=ray", "evaluate.episodes=3", *short])
+    config = compose(["size=debug", "noise=video_background", "render.backend=ray", "evaluate.episodes=3", *short])
     envs = evaluation_envs(config)
     still: Any = Still()
     state: Any = SimpleNamespace(world_model=None, policy=SimpleNamespace(actor=None))

@@ -15,6 +15,7 @@ from denoised_mdp import checkpoint, cli, run_dir
 from denoised_mdp.agent import Agent
 from denoised_mdp.analysis.recordings import Recording, Recordings
 from denoised_mdp.analysis.regression import Schedule, regress, split
+from denoised_mdp.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.nets import PatchEncoder
 from denoised_mdp.optimizer import Adam
@@ -158,7 +159,7 @@ def run(tmp_path_factory) -> Path:
     """An untrained run, of short episodes."""
     folder = tmp_path_factory.mktemp("regression") / "run"
     small = ["size=debug", "env=sunlight", "model=tia", "env.episode_frames=40", "train.batch_length=8"]
-    config = cli.compose([*small, f"run_dir={folder}"])
+    config = compose([*small, f"run_dir={folder}"])
     run_dir.claim(config)
     agent = Agent(config, 1)
     checkpoint.save(folder, 500, (agent.create(KEY), agent.initial(1)), {}, keep=1)

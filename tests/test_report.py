@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from dm_env import specs
 
-from denoised_mdp import baselines, cli, config, report, run_dir
+from denoised_mdp import baselines, config, report, run_dir
+from denoised_mdp.compose import compose
 from denoised_mdp.errors import UserError
 
 
 def make_run(folder, *overrides, returns=(10.0, 20.0), every=5000):
-    config.save(cli.compose([*overrides, f"run_dir={folder}"]), folder / run_dir.CONFIG)
+    config.save(compose([*overrides, f"run_dir={folder}"]), folder / run_dir.CONFIG)
     lines = [{"env_step": i * every, report.METRIC: value} for i, value in enumerate(returns)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -24,7 +25,7 @@ def test_curves_are_grouped_by_model_and_their_last_points_reported(tmp_path):
         make_run(tmp_path / "b", "model=xy", "seed=1", returns=(3, 4)),
         make_run(tmp_path / "c", "model=x"),
     ]
-    task = cli.compose([]).env.task
+    task = compose([]).env.task
     rows = {"task": task, "random_mean": 1.0, "best_constant_mean": 2.0}
     figure, summary = report.draw(runs, rows)
     assert len(figure.axes[0].get_lines()) == 3 + 2 + 2  # of runs, means and baselines

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 from test_agent import make_batches
 from test_world_model import make as make_world_model
 
-from denoised_mdp import checkpoint, cli, loop
+from denoised_mdp import checkpoint, loop
 from denoised_mdp.agent import Agent
+from denoised_mdp.compose import compose
 from denoised_mdp.latent import Factor
 from denoised_mdp.logger import read_metrics
 from denoised_mdp.metrics import METRICS
@@ -324,7 +325,7 @@ def test_finds_the_best_action_of_a_bandit():
 @pytest.mark.parametrize("policy", ["sac", "sac_walker"])
 def test_paper_size_has_the_paper_s_settings(policy):
     """Sec. B.1.3; Walker Walk has a third of the learning rate, and clipping."""
-    made = cli.compose(["size=paper", f"policy={policy}"]).policy
+    made = compose(["size=paper", f"policy={policy}"]).policy
     assert made.name == "sac"
     rate, clip = (3e-4, None) if policy == "sac" else (1e-4, 100)
     assert {made.actor_learning_rate, made.critic_learning_rate, made.temperature_learning_rate} == {rate}
@@ -335,7 +336,7 @@ def test_paper_size_has_the_paper_s_settings(policy):
 
 def test_a_checkpoint_holds_all_that_the_next_update_needs(tmp_path):
     agent, batches, key = (
-        Agent(cli.compose(["size=debug", "policy=sac", "model=x"]), A),
+        Agent(compose(["size=debug", "policy=sac", "model=x"]), A),
         make_batches(2),
         jax.random.key(0),
     )
@@ -352,7 +353,7 @@ def test_a_checkpoint_holds_all_that_the_next_update_needs(tmp_path):
 def test_a_run_goes_on_exactly(tmp_path):
     """One debug run, and again from its checkpoint after the first updates, as if it had been killed there."""
     command = ["size=debug", "policy=sac", "model=x", "env.task=cartpole_balance", "env.action_repeat=10"]
-    config = cli.compose([*command, "render.backend=ray", "train.env_steps=1250", f"run_dir={tmp_path / 'run'}"])
+    config = compose([*command, "render.backend=ray", "train.env_steps=1250", f"run_dir={tmp_path / 'run'}"])
 
     def train() -> dict[str, np.ndarray]:
         loop.train(config)

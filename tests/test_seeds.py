@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from denoised_mdp import checkpoint, cli, config, loop, run_dir
+from denoised_mdp import checkpoint, config, loop, run_dir
 from denoised_mdp.agent import Agent
+from denoised_mdp.compose import compose, compose_seeds
 from denoised_mdp.errors import UserError
 from denoised_mdp.logger import read_metrics
 from denoised_mdp.parallel import Devices
@@ -32,7 +33,7 @@ TINY = [
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
     """One for all runs, so that each program is compiled once; what is slow and not asked about here is left out."""
-    agent, wanted = Agent(cli.compose(TINY), 1), loop.Run.wanted
+    agent, wanted = Agent(compose(TINY), 1), loop.Run.wanted
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Agent", lambda *_: agent)
         patch.setattr(loop.Run, "wanted", lambda run: wanted(run) - {"film"})
@@ -152,11 +153,11 @@ def newest(base: Path) -> list[int]:
 
 
 def start(base: Path, *more: str, seeds: int = 2) -> None:
-    loop.train(*cli.compose_seeds([*TINY, f"run_dir={base}", f"seeds={seeds}", *more]))
+    loop.train(*compose_seeds([*TINY, f"run_dir={base}", f"seeds={seeds}", *more]))
 
 
 def start_alone(base: Path, seed: int, *more: str) -> None:
-    loop.train(cli.compose([*TINY, f"run_dir={folder(base, seed)}", f"seed={seed}", *more]))
+    loop.train(compose([*TINY, f"run_dir={folder(base, seed)}", f"seed={seed}", *more]))
 
 
 @pytest.fixture(scope="module")
@@ -290,10 +291,10 @@ def test_all_seeds_can_learn_from_one_replay_each_with_its_own_batches(alone, tm
 
 
 def test_each_seed_has_the_configuration_and_name_of_its_single_run():
-    group = cli.compose_seeds(["model.beta=0.5", "seed=3", "seeds=3"])
-    assert group == [cli.compose(["model.beta=0.5", f"seed={seed}"]) for seed in (3, 4, 5)]
+    group = compose_seeds(["model.beta=0.5", "seed=3", "seeds=3"])
+    assert group == [compose(["model.beta=0.5", f"seed={seed}"]) for seed in (3, 4, 5)]
     assert group[0].run_dir == "runs/cheetah_run-none-xy-small-seed3-model.beta_0.5"
-    under = cli.compose_seeds(["run_dir='runs/try-${seed}'", "seeds=2"])
+    under = compose_seeds(["run_dir='runs/try-${seed}'", "seeds=2"])
     assert [each.run_dir for each in under] == ["runs/try-0/seed0", "runs/try-0/seed1"]
 
 
@@ -307,11 +308,11 @@ def test_each_seed_has_the_configuration_and_name_of_its_single_run():
 )
 def test_wrong_numbers_of_seeds_are_told(overrides, words):
     with pytest.raises(UserError, match=words):
-        cli.compose_seeds(overrides)
+        compose_seeds(overrides)
 
 
 def test_seeds_go_into_no_run_s_folder(tmp_path):
-    run_dir.claim(cli.compose([f"run_dir={tmp_path / 'run'}"]))
-    (inside, _) = cli.compose_seeds([f"run_dir={tmp_path / 'run'}", "seeds=2"])
+    run_dir.claim(compose([f"run_dir={tmp_path / 'run'}"]))
+    (inside, _) = compose_seeds([f"run_dir={tmp_path / 'run'}", "seeds=2"])
     with pytest.raises(UserError, match="lies in the folder of another run"):
         run_dir.check(inside)

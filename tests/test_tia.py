@@ -8,11 +8,12 @@ from test_agent import A, count, make_batches
 from test_train import SHORT, run
 from test_world_model import numpy_kl
 
-from denoised_mdp import checkpoint, cli, run_dir, visualize
+from denoised_mdp import checkpoint, run_dir, visualize
 from denoised_mdp.agent import Agent
 from denoised_mdp.analysis.measure import measure
 from denoised_mdp.analysis.probes import LINEAR
 from denoised_mdp.analysis.recordings import collect, uniform
+from denoised_mdp.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.evaluation import load_agent, make_env
 from denoised_mdp.latent import Latent
@@ -27,7 +28,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def agent() -> Agent:
-    return Agent(cli.compose(["size=debug", "model=tia", "policy=sac", "model.continue_head=true"]), A)
+    return Agent(compose(["size=debug", "model=tia", "policy=sac", "model.continue_head=true"]), A)
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +77,13 @@ def apart(one, other) -> float:
     ],
 )
 def test_paper_size_has_the_paper_s_parameters(overrides, actions, expected):
-    paper = Agent(cli.compose(["size=paper", "model=tia", *overrides]), actions)
+    paper = Agent(compose(["size=paper", "model=tia", *overrides]), actions)
     state = paper.shapes()
     assert count((state.world_model, state.policy.actor, state.policy.critic)) == expected
 
 
 def test_small_tia_is_as_large_as_small_xy():
-    tia, xy = (count(Agent(cli.compose([f"model={name}"]), 6).shapes().world_model) for name in ("tia", "xy"))
+    tia, xy = (count(Agent(compose([f"model={name}"]), 6).shapes().world_model) for name in ("tia", "xy"))
     assert abs(tia - xy) < 0.01 * xy
 
 
@@ -252,15 +253,15 @@ def test_pictures_show_what_the_mask_mixes(model):
 )
 def test_settings_of_another_model_are_refused(overrides, words):
     with pytest.raises(UserError, match=words):
-        cli.compose(overrides)
+        compose(overrides)
 
 
 def test_an_experiment_goes_with_any_model():
     """What it sets for others is left out; what the command line sets for others is an error."""
-    made = cli.compose(["experiment=paper/cheetah_run_video_background", "model=tia"]).model
+    made = compose(["experiment=paper/cheetah_run_video_background", "model=tia"]).model
     assert made.name == "tia" and made.embedding == 490 and made.alpha == 1
     with pytest.raises(UserError, match="is no setting of model=tia"):
-        cli.compose(["experiment=paper/cheetah_run_video_background", "model=tia", "model.beta=0.125"])
+        compose(["experiment=paper/cheetah_run_video_background", "model=tia", "model.beta=0.125"])
 
 
 def test_a_saved_state_goes_on_exactly(agent, tmp_path):
@@ -273,7 +274,7 @@ def test_a_saved_state_goes_on_exactly(agent, tmp_path):
 
 
 def test_the_same_matrix_serves():
-    settings = cli.compose(["size=debug", "env=sunlight", "model=tia"])
+    settings = compose(["size=debug", "env=sunlight", "model=tia"])
     envs = [make_env(settings, seed=seed, split="eval") for seed in (1, 2)]
     policies = {"uniform": uniform(envs[0].action_size)}
     recorded = collect(envs, policies, repeats=2, physics=2, noises=2, seed=5, about={}, steps=12)

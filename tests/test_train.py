@@ -12,7 +12,8 @@ import pytest
 import scipy.stats
 from safetensors.numpy import load_file
 
-from denoised_mdp import checkpoint, cli, loop, run_dir
+from denoised_mdp import checkpoint, loop, run_dir
+from denoised_mdp.compose import compose
 from denoised_mdp.logger import read_metrics
 from denoised_mdp.replay import Replay
 
@@ -89,7 +90,7 @@ def test_evaluation_comes_first_of_all_and_then_every_so_many_env_steps(finished
 
 @pytest.mark.parametrize("include_running", [False, True])
 def test_an_episode_that_goes_on_is_learned_from_only_if_asked(include_running, tmp_path):
-    config = cli.compose([*SHORT, f"replay.include_running={include_running}", f"run_dir={tmp_path / 'run'}"])
+    config = compose([*SHORT, f"replay.include_running={include_running}", f"run_dir={tmp_path / 'run'}"])
     training = loop.Training(config)
     for _ in range(50):
         training._collect()
@@ -169,7 +170,7 @@ def test_a_stop_between_updates_goes_on_with_the_rest_of_them(updates, on_device
 
     With the replay on the device it is the same run.
     """
-    config = cli.compose([*SHORT, "replay.memory_mb=1", f"replay.device={on_device}", f"run_dir={tmp_path / 'run'}"])
+    config = compose([*SHORT, "replay.memory_mb=1", f"replay.device={on_device}", f"run_dir={tmp_path / 'run'}"])
     stopped = loop.Training(config)
     run_dir.claim(config)
     train_chunk = stopped.agent.train_chunk

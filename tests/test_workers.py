@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from denoised_mdp import checkpoint, cli, loop, run_dir
 from denoised_mdp.agent import Agent
+from denoised_mdp.compose import compose
 from denoised_mdp.envs import AnyEnv, make_all, reset_all, step_all
 from denoised_mdp.envs.workers import WorkerEnv
 from denoised_mdp.errors import UserError
@@ -162,7 +163,7 @@ def test_an_evaluation_is_the_same_in_workers():
     found = []
     for workers in (0, 2):
         overrides = ["size=debug", "env=custom", "env.constructor=worker_world:make", "evaluate.episodes=3"]
-        envs = evaluation_envs(cli.compose([*overrides, f"evaluate.workers={workers}"]))
+        envs = evaluation_envs(compose([*overrides, f"evaluate.workers={workers}"]))
         assert len({process.pid for process in processes(envs)}) == workers
         found.append(rollout(still, state, envs, jax.random.key(0), seed=5, record=3))
         for env in envs:
@@ -179,7 +180,7 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
     The policy acts but nothing is learned, which would take long to compile.
     """
     overrides = [*RUN, "replay.factors=true"]
-    agent = Agent(cli.compose(overrides), 1)
+    agent = Agent(compose(overrides), 1)
     losses = dict.fromkeys(("model/loss", "policy/actor_loss", "policy/critic_loss"), 0.0)
 
     def count(state, batches, key):
@@ -190,7 +191,7 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
     monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
 
     def start(name: str, *more: str) -> loop.Training:
-        config = cli.compose([*overrides, f"run_dir={tmp_path / name}", *more])
+        config = compose([*overrides, f"run_dir={tmp_path / name}", *more])
         run_dir.claim(config)
         return loop.Training(config)
 

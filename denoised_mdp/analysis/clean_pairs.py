@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from denoised_mdp.analysis.filtering import filter_episode, present
 from denoised_mdp.analysis.headline import Estimate
 from denoised_mdp.analysis.recordings import Recording
-from denoised_mdp.world_model import WorldModel
+from denoised_mdp.protocol import WorldModel
 
 RESAMPLES = 1000  # of physics
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from denoised_mdp.analysis.recordings import Recording
 from denoised_mdp.latent import Factor, Latent
-from denoised_mdp.world_model import WorldModel
+from denoised_mdp.protocol import WorldModel
 
 
 class Filtered(NamedTuple):

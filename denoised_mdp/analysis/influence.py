@@ -19,7 +19,7 @@ from denoised_mdp.analysis.filtering import Filtered, present
 from denoised_mdp.analysis.probes import RIDGE, whole_repeats
 from denoised_mdp.analysis.recordings import Recording
 from denoised_mdp.latent import Factor, Latent
-from denoised_mdp.world_model import WorldModel
+from denoised_mdp.protocol import WorldModel
 
 CANDIDATES = 8
 

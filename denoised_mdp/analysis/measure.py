@@ -17,7 +17,7 @@ from denoised_mdp.analysis.probes import LINEAR, NONLINEAR, Matrix, leakage_matr
 from denoised_mdp.analysis.recordings import Recordings
 from denoised_mdp.analysis.targets import Target, targets
 from denoised_mdp.envs import FACTOR_KINDS, FactorKind
-from denoised_mdp.world_model import WorldModel
+from denoised_mdp.protocol import WorldModel
 
 
 class Factorization(NamedTuple):

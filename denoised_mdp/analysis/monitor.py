@@ -12,7 +12,7 @@ from denoised_mdp.analysis.measure import probe
 from denoised_mdp.analysis.probes import LINEAR
 from denoised_mdp.analysis.recordings import RANDOM, collect
 from denoised_mdp.envs import AnyEnv
-from denoised_mdp.world_model import WorldModel
+from denoised_mdp.protocol import WorldModel
 
 ALARMS = ("collapsed", "swapped", "leaking")
 

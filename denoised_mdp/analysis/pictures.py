@@ -15,9 +15,9 @@ import numpy as np
 from denoised_mdp.analysis.filtering import Filtered, present
 from denoised_mdp.analysis.recordings import Recording
 from denoised_mdp.latent import Factor, Latent
+from denoised_mdp.protocol import WorldModel
 from denoised_mdp.reconstruction import pixels
 from denoised_mdp.visualize import freeze
-from denoised_mdp.world_model import WorldModel
 
 ON, OFF = "on_robot", "off_robot"
 NOISE = ("y", "z")

@@ -1,0 +1,45 @@
+"""Experience as compiled updates take it: batches, or rows on the device and the places of those that make batches.
+
+Shapes: R = rows, K = updates in a chunk, T = time, B = batch, H W = image, A = action.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Rows(NamedTuple):
+    """Experience on the device, R rows in no order that matters."""
+
+    observation: jax.Array  # [R, H W 3] uint8
+    action: jax.Array  # [R, A]
+    reward: jax.Array  # [R]
+    is_first: jax.Array  # [R] bool
+    is_terminal: jax.Array  # [R] bool
+
+
+class Gathered(NamedTuple):
+    """Stands for a `replay.Batch` where updates are compiled: the rows, and which of them make each sequence."""
+
+    rows: Rows
+    places: NDArray[np.int32]  # [K, T, B]
+
+
+def per_update(batches: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """What to scan over, [K, ...], and the function that makes the batch [T, B] of one update of each of its slices."""
+    if not isinstance(batches, Gathered):
+        return batches, lambda batch: batch
+    return batches.places, functools.partial(gather, batches.rows)
+
+
+def gather(rows: Rows, places: jax.Array | NDArray[np.int32]) -> Rows:
+    """The rows at places [..., T, B], their pictures [..., T, B, H, W, 3]: a batch."""
+    observation, *rest = (array.at[places].get(mode="promise_in_bounds") for array in rows)
+    side = round((observation.shape[-1] / 3) ** 0.5)
+    return Rows(observation.reshape(*places.shape, side, side, 3), *rest)
