@@ -39,11 +39,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
-from denoised_mdp import config as settings
-from denoised_mdp import run_dir
-from denoised_mdp.compose import CONFIGS, check_override, compose_seeds, parse_overrides, resolve
-from denoised_mdp.config import Config, Count, Settings, Text
+from denoised_mdp.config import schema as settings
+from denoised_mdp.config.compose import CONFIGS, check_override, compose_seeds, parse_overrides, resolve
+from denoised_mdp.config.schema import Config, Count, Settings, Text
 from denoised_mdp.errors import UserError, did_you_mean, one_line, user_errors
+from denoised_mdp.runs import run_dir
 
 USER_ERROR = 2  # exit code
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from denoised_mdp.compose import compose
+from denoised_mdp.analysis.visualize import write_strip
+from denoised_mdp.config.compose import compose
 from denoised_mdp.envs import Env
 from denoised_mdp.envs.render import backend
-from denoised_mdp.evaluation import make_env
-from denoised_mdp.visualize import write_strip
+from denoised_mdp.runs.evaluation import make_env
 
 STEPS = 70
 CAMERAS = {"dog_fetch": 2}  # its camera 0 lies on the ball

@@ -1,6 +1,7 @@
 """Draws docs/model_graph.png, the graph of the model: python docs/model_graph.py
 
-What the picture shows is what `denoised_mdp/transition.py` and `world_model.py` compute (the paper's Fig. 2b and 2c).
+What the picture shows is what `transition.py` and `world_model.py` in denoised_mdp/model compute (the paper's Fig. 2b
+and 2c).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def main() -> None:
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
 
-    from denoised_mdp import baselines
+    from denoised_mdp.analysis import baselines
     from denoised_mdp.envs.dmc import TASKS, DeepMindControl
 
     world = DeepMindControl(

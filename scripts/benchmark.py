@@ -44,12 +44,12 @@ def measure(options: argparse.Namespace) -> None:
     for name in wanted:
         if name not in (*PARTS, "all"):
             raise UserError(f"{name}: there is no such part, only {', '.join(PARTS)} and all")
-    from denoised_mdp.compose import compose_seeds
+    from denoised_mdp.config.compose import compose_seeds
 
     configs = compose_seeds(settings)
     config = configs[0]  # `seeds` concerns the update and the pipeline
 
-    from denoised_mdp.benchmarks import acting, convolutions, env, machine, pipeline, replay, table, update
+    from benchmarks import acting, convolutions, env, machine, pipeline, replay, table, update
 
     agent = {"action_size": options.actions, "repeats": options.repeats}
     measures: dict[str, Callable[[], list[table.Row]]] = {

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="a line for every array")
     options = parser.parse_args()
 
-    from denoised_mdp import parity
+    from denoised_mdp.reference import parity
 
     code = 0
     for path in options.files:

@@ -24,7 +24,7 @@ def main() -> None:
     )
     options = parser.parse_args()
 
-    from denoised_mdp.analysis import comparison
+    from denoised_mdp.analysis.factorization import comparison
 
     try:
         models = comparison.read(options.runs)

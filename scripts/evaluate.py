@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config import Config, Count, Size
+from denoised_mdp.config.schema import Config, Count, Size
 
 
 class Options(cli.RunOptions):
@@ -22,7 +22,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
     """Prints the summary and writes it, with every return, to run_dir/evaluation-<env step>-seed<seed>.json."""
     import jax
 
-    from denoised_mdp.evaluation import evaluation_envs, load_agent, rollout, summary
+    from denoised_mdp.runs.evaluation import evaluation_envs, load_agent, rollout, summary
 
     envs = evaluation_envs(config, episodes=options.episodes, seed=options.seed, workers=options.workers)
     agent, state = load_agent(config, envs[0].action_size, checkpoint)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config import Config, Size, Text
+from denoised_mdp.config.schema import Config, Size, Text
 
 
 class Options(cli.RunOptions):
@@ -32,8 +32,8 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
     """Measures, writes the report and prints its headline."""
     import jax
 
-    from denoised_mdp.analysis import report
-    from denoised_mdp.analysis.measure import measure
+    from denoised_mdp.analysis.factorization import report
+    from denoised_mdp.analysis.factorization.measure import measure
     from denoised_mdp.analysis.obtain import obtain
 
     state, episodes = obtain(

@@ -40,12 +40,13 @@ def import_weights(file: Path, settings: Sequence[str]) -> None:
     Raises:
         UserError: the file, a setting or the folder is wrong; nothing has been written then.
     """
-    from denoised_mdp import envs, reference
+    from denoised_mdp import envs
+    from denoised_mdp.reference import weights
 
-    source = reference.read(file)
+    source = weights.read(file)
     config = configure(source.settings, settings)
     envs.check(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
-    path = reference.save(source, config, imported_from=file)
+    path = weights.save(source, config, imported_from=file)
     model = config.model
     parts = ", ".join(
         f"{name} {part.belief}+{part.state}"
@@ -63,8 +64,8 @@ def import_weights(file: Path, settings: Sequence[str]) -> None:
 
 def configure(decided: dict[str, object], settings: Sequence[str]) -> Config:
     """The configuration of the new run. `decided`: what the file says, which no setting may change."""
-    from denoised_mdp import reference
-    from denoised_mdp.compose import compose
+    from denoised_mdp.config.compose import compose
+    from denoised_mdp.reference import weights
 
     given = [text.partition("=")[0] for text in settings]
     if "run_dir" not in given:
@@ -73,12 +74,12 @@ def configure(decided: dict[str, object], settings: Sequence[str]) -> Config:
         if name in decided:
             raise UserError(f"{name} is not to be set: in this file it is {decided[name]}")
     preset = [] if "size" in given else ["size=paper"]
-    return compose([*preset, *settings, *reference.overrides(decided)])
+    return compose([*preset, *settings, *weights.overrides(decided)])
 
 
 def actions_of_task(config: Config) -> int:
     """The number of actions that the environment takes."""
-    from denoised_mdp.evaluation import make_env
+    from denoised_mdp.runs.evaluation import make_env
 
     without_video = config.noise.model_copy(update={"video_background": False, "noisy_sensor": False})
     env = make_env(config.model_copy(update={"noise": without_video}), seed=0, split="eval")

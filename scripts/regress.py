@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config import Config, Count, NotNegative, Positive, Size, Text
+from denoised_mdp.config.schema import Config, Count, NotNegative, Positive, Size, Text
 
 
 class Options(cli.RunOptions):
@@ -50,7 +50,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
     from denoised_mdp.analysis import regression_report
     from denoised_mdp.analysis.obtain import obtain
     from denoised_mdp.analysis.regression import Schedule, regress, split
-    from denoised_mdp.optimizer import Adam
+    from denoised_mdp.model.optimizer import Adam
 
     state, recordings = obtain(
         config,

@@ -17,11 +17,11 @@ def main() -> None:
     parser.add_argument("--baselines", type=Path, help="what scripts/baselines.py wrote")
     options = parser.parse_args()
 
-    from denoised_mdp import report
+    from denoised_mdp.analysis import curves
 
     try:
         baselines = json.loads(options.baselines.read_text()) if options.baselines else None
-        figure, summary = report.draw(options.runs, baselines)
+        figure, summary = curves.draw(options.runs, baselines)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(options.out, dpi=120)
     except (UserError, OSError, json.JSONDecodeError) as error:

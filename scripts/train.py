@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from denoised_mdp import cli, run_dir
-from denoised_mdp import config as settings
+from denoised_mdp import cli
 from denoised_mdp.config import Config
+from denoised_mdp.config import schema as settings
 from denoised_mdp.errors import UserError
+from denoised_mdp.runs import run_dir
 
 
 def check(config: Config) -> None:
     """What can be found wrong before anything is written."""
     from denoised_mdp import envs
-    from denoised_mdp.replay import Replay
+    from denoised_mdp.runs.replay import Replay
 
     envs.check(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
     if config.replay.source is not None:
@@ -33,7 +34,7 @@ def check_same_world(config: Config, source: Path) -> None:
 
 def main(*configs: Config) -> None:
     """Starts the run in `config.run_dir`, or goes on with it; several seeds together."""
-    from denoised_mdp.loop import train
+    from denoised_mdp.training.loop import train
 
     train(*configs)
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config import Config, Count, Size, Text
+from denoised_mdp.config.schema import Config, Count, Size, Text
 from denoised_mdp.errors import UserError
 
 if TYPE_CHECKING:
     import jax
     import numpy as np
 
-    from denoised_mdp.evaluation import Episode
-    from denoised_mdp.protocol import WorldModel
+    from denoised_mdp.model.protocol import WorldModel
+    from denoised_mdp.runs.evaluation import Episode
 
 
 class Options(cli.RunOptions):
@@ -47,8 +47,8 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
     """Writes run_dir/visualize/<env step>-seed<seed>.png and .mp4 for each episode, and more for what else is asked."""
     import jax
 
-    from denoised_mdp import visualize
-    from denoised_mdp.evaluation import evaluation_envs, load_agent, rollout
+    from denoised_mdp.analysis import visualize
+    from denoised_mdp.runs.evaluation import evaluation_envs, load_agent, rollout
 
     if options.swap and options.episodes < 2:
         raise UserError("swap needs two episodes to exchange between: episodes=2")
@@ -81,7 +81,7 @@ def counterfactuals(
     world_model: WorldModel, episode: Episode, other: Episode | None, options: Options, key: jax.Array
 ) -> Iterator[tuple[str, dict[str, np.ndarray], list[str] | None]]:
     """What else was asked for: a name, rows of pictures by title, and labels of the columns if they are no steps."""
-    from denoised_mdp import counterfactual
+    from denoised_mdp.analysis import counterfactual
 
     seen = counterfactual.Seen(episode.observation, episode.action)
     if options.swap and other is not None:

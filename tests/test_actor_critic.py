@@ -8,9 +8,9 @@ from flax import nnx
 from test_world_model import make as make_world_model
 from test_world_model import make_batch
 
-from denoised_mdp.actor_critic import DynamicsLearner, discount_weights, dream, lambda_return
-from denoised_mdp.latent import Factor
-from denoised_mdp.optimizer import Adam
+from denoised_mdp.agent.actor_critic import DynamicsLearner, discount_weights, dream, lambda_return
+from denoised_mdp.model.latent import Factor
+from denoised_mdp.model.optimizer import Adam
 
 H, N, A = 5, 3, 2
 

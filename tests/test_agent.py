@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from denoised_mdp.agent import Agent, TrainState
-from denoised_mdp.compose import compose
-from denoised_mdp.replay import Batch
+from denoised_mdp.config.compose import compose
+from denoised_mdp.runs.replay import Batch
 
 A = 2
 DEBUG = ["size=debug", "model=xyz"]

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from denoised_mdp.agent import Agent
-from denoised_mdp.analysis import clean_pairs, influence, pictures, readings, report
-from denoised_mdp.analysis.filtering import Filtered, filter_episode
-from denoised_mdp.analysis.headline import alarms, headline
-from denoised_mdp.analysis.measure import measure
-from denoised_mdp.analysis.probes import LINEAR, NONLINEAR, Matrix, best, leakage_matrix, whole_repeats
+from denoised_mdp.analysis.factorization import clean_pairs, influence, pictures, readings, report
+from denoised_mdp.analysis.factorization.filtering import Filtered, filter_episode
+from denoised_mdp.analysis.factorization.headline import alarms, headline
+from denoised_mdp.analysis.factorization.measure import measure
+from denoised_mdp.analysis.factorization.probes import LINEAR, NONLINEAR, Matrix, best, leakage_matrix, whole_repeats
+from denoised_mdp.analysis.factorization.targets import Classes, Numbers, targets
 from denoised_mdp.analysis.recordings import Recording, Recordings, bang_bang, collect, load, save, uniform
-from denoised_mdp.analysis.targets import Classes, Numbers, targets
-from denoised_mdp.compose import compose
+from denoised_mdp.config.compose import compose
 from denoised_mdp.envs import FactorKind
 from denoised_mdp.errors import UserError
-from denoised_mdp.latent import Factor, Latent
+from denoised_mdp.model.latent import Factor, Latent
 
 EPISODES, REPEATS, ROWS = 8, 4, 60
 KINDS: dict[str, FactorKind] = {
@@ -206,7 +206,7 @@ def agent() -> Agent:
 @pytest.fixture(scope="module")
 def recordings(agent) -> Recordings:
     settings = compose(["size=debug", "env.task=reacher_easy", "noise=video_background", "render.backend=ray"])
-    from denoised_mdp.evaluation import make_env
+    from denoised_mdp.runs.evaluation import make_env
 
     envs = [make_env(settings, seed=seed, split="eval") for seed in (1, 2)]
     policies = {"uniform": uniform(2), "bang_bang": bang_bang(2)}

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import flops, pipeline, table, update
+from benchmarks.table import Row
 from denoised_mdp.agent import Agent
-from denoised_mdp.benchmarks import flops, pipeline, table, update
-from denoised_mdp.benchmarks.table import Row
-from denoised_mdp.compose import compose
-from denoised_mdp.convolutions import plain_conv
+from denoised_mdp.config.compose import compose
+from denoised_mdp.model.convolutions import plain_conv
 
 A = 6
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from denoised_mdp import checkpoint
+from denoised_mdp.runs import checkpoint
 
 
 class State(NamedTuple):

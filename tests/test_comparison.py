@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from denoised_mdp.analysis import comparison
+from denoised_mdp.analysis.factorization import comparison
 from denoised_mdp.errors import UserError
 
 KINDS = {"curtain": "controlled_rewarded", "weather": "rewarded", "reward": None}

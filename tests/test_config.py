@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from denoised_mdp import cli, compose, config, run_dir
-from denoised_mdp.config import CHANGEABLE, Config, DenoisedModel, Part, Size
+from denoised_mdp import cli
+from denoised_mdp.config import compose, schema
+from denoised_mdp.config.schema import CHANGEABLE, Config, DenoisedModel, Part, Size
 from denoised_mdp.errors import UserError, did_you_mean, nearest, user_errors
+from denoised_mdp.runs import run_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 
 SCRIPT = """
 from denoised_mdp import cli
-from denoised_mdp import compose
+from denoised_mdp.config import compose
 from denoised_mdp.errors import UserError
 
 def check(config):
@@ -237,8 +239,8 @@ def test_limits_themselves_are_allowed():
 
 def test_nearest_names():
     assert nearest("vid", ["none", "video_background"]) == ["video_background"]
-    assert did_you_mean("zzz", config.names()) == ""
-    assert did_you_mean("model.free_nats", config.names()).startswith("; did you mean model.free_nats_x")
+    assert did_you_mean("zzz", schema.names()) == ""
+    assert did_you_mean("model.free_nats", schema.names()).startswith("; did you mean model.free_nats_x")
 
 
 def test_user_errors_wrap_value_errors_only():
@@ -315,7 +317,7 @@ def test_help_and_cfg(script):
             told = re.escape("paper/TASK_VARIANT[_sac]") if choice.startswith("paper/") else rf"\b{choice}\b"
             assert re.search(told, line[1]), f"{group}={choice} is not in the help"
     mentioned = set(re.findall(r"([a-z_][a-z_.]*)=", done.stdout)) - {"key", "group"}
-    assert mentioned and mentioned <= {*config.names(), *compose._groups()}
+    assert mentioned and mentioned <= {*schema.names(), *compose._groups()}
 
     done, left = script("--cfg", "job", "seed=7", "model.beta=0.5")
     assert done.returncode == 0 and left == []
@@ -326,8 +328,8 @@ def test_help_and_cfg(script):
 
 
 def test_save_and_load_are_inverse(default, tmp_path):
-    config.save(default, tmp_path / "deep" / "config.yaml")
-    assert config.load(tmp_path / "deep" / "config.yaml") == default
+    schema.save(default, tmp_path / "deep" / "config.yaml")
+    assert schema.load(tmp_path / "deep" / "config.yaml") == default
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["config.yaml"]
 
 
@@ -336,23 +338,23 @@ def test_load_names_the_file_that_is_wrong(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=re.escape(str(path))) as caught:
-        config.load(path)
+        schema.load(path)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="nowhere"):
-        config.load(tmp_path / "nowhere")
+        schema.load(tmp_path / "nowhere")
 
 
 def test_differences(default):
-    assert config.differences(default, default) == []
+    assert schema.differences(default, default) == []
     one, other = compose.compose(["model.beta=0.25"]), compose.compose(["model.beta=1", "model.beta_y=0.25", "seed=1"])
-    assert config.differences(one, other) == [
+    assert schema.differences(one, other) == [
         "seed: 0 -> 1",
         "model.beta: 0.25 -> 1",
         "model.beta_z: 0.25 -> 1",
     ]
     longer = ["train.env_steps=2e6", "logger.wandb=offline", "checkpoint.keep=1", "evaluate.video_every=5", "run_dir=b"]
-    assert config.differences(default, compose.compose(longer)) == []
-    assert set(CHANGEABLE) <= set(config.names())
+    assert schema.differences(default, compose.compose(longer)) == []
+    assert set(CHANGEABLE) <= set(schema.names())
 
 
 def test_run_dir_belongs_to_one_configuration(default, tmp_path):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from denoised_mdp import convolutions
-from denoised_mdp.nets import CONV_DECODER, CONV_ENCODER, LAST
+from denoised_mdp.model import convolutions
+from denoised_mdp.model.nets import CONV_DECODER, CONV_ENCODER, LAST
 
 FEATURES = 2  # of the encoder's first layer; the paper has 32
 ENCODER, DECODER = set(), set()  # (side of the inputs, C, O, kernel, stride)

@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 
 from denoised_mdp.agent import Agent
-from denoised_mdp.compose import compose
-from denoised_mdp.counterfactual import Seen, imagine, imagine_rows, information, swap, swap_rows, walk, walk_rows
+from denoised_mdp.analysis.counterfactual import (
+    Seen,
+    imagine,
+    imagine_rows,
+    information,
+    swap,
+    swap_rows,
+    walk,
+    walk_rows,
+)
+from denoised_mdp.analysis.visualize import infer
+from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
-from denoised_mdp.protocol import WorldModel
-from denoised_mdp.visualize import infer
+from denoised_mdp.model.protocol import WorldModel
 
 T, A = 12, 2
 KEY = jax.random.key(0)
@@ -61,7 +70,7 @@ def test_imagined_x_follows_the_actions_and_the_noise_stands_still(model, episod
 
 
 def test_information_sums_to_the_kl(model, episodes):
-    from denoised_mdp.analysis.filtering import filter_episode
+    from denoised_mdp.analysis.factorization.filtering import filter_episode
 
     each = information(model, *episodes[0], KEY)
     kl = filter_episode(model, *episodes[0], KEY).kl

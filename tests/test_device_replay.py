@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from test_replay import add_episode, add_row, assert_same, make
 
-from denoised_mdp import device_replay
-from denoised_mdp.batch import Rows, per_update
-from denoised_mdp.device_replay import DeviceReplay, rows_needed
+from denoised_mdp.agent.batch import Rows, per_update
 from denoised_mdp.errors import UserError
-from denoised_mdp.overlap import two_at_most
-from denoised_mdp.replay import Replay
+from denoised_mdp.runs import device_replay
+from denoised_mdp.runs.device_replay import DeviceReplay, rows_needed
+from denoised_mdp.runs.replay import Replay
+from denoised_mdp.training.background import two_at_most
 
 
 def assert_same_batches(device: DeviceReplay, replay: Replay, seed: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.integrate
 import scipy.stats
 
-from denoised_mdp.distributions import Normal, TanhNormal
+from denoised_mdp.model.distributions import Normal, TanhNormal
 
 P = Normal(jnp.array([[0.3, -1.0], [2.0, 0.0]]), jnp.array([[0.5, 2.0], [1.0, 0.1]]))
 Q = Normal(jnp.array([[0.0, 1.0], [2.5, 0.1]]), jnp.array([[1.5, 1.0], [0.7, 0.2]]))

@@ -262,7 +262,7 @@ def test_environments_need_no_jax():
     root = Path(__file__).parent.parent
     code = f"""
 import runpy, sys
-import denoised_mdp.envs, denoised_mdp.replay
+import denoised_mdp.envs, denoised_mdp.runs.replay
 for name in ("train", "evaluate", "visualize", "factorization"):
     runpy.run_path(f"{root}/scripts/{{name}}.py", run_name="__mp_main__")
 assert "jax" not in sys.modules

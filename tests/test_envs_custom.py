@@ -15,11 +15,11 @@ import pytest
 from dm_env import specs
 from environments import play, same
 
-from denoised_mdp import compose
+from denoised_mdp.config import compose
 from denoised_mdp.envs import Env
 from denoised_mdp.envs.render import backend
 from denoised_mdp.errors import UserError
-from denoised_mdp.evaluation import make_env
+from denoised_mdp.runs.evaluation import make_env
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "custom_environment.md").read_text(), re.DOTALL)
@@ -84,8 +84,8 @@ def test_arguments_of_the_constructor_are_settings(documented):
 def test_the_documented_dm_env_runs(documented):
     code = """
 import numpy as np
-from denoised_mdp import compose
-from denoised_mdp.evaluation import make_env
+from denoised_mdp.config import compose
+from denoised_mdp.runs.evaluation import make_env
 config = compose.compose(["env=custom", "env.constructor=walk.py:make"])
 env, copy = (make_env(config, seed=0, split="train") for _ in range(2))
 env.reset(), env.reset()

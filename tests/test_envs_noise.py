@@ -19,7 +19,7 @@ from denoised_mdp.envs.noise.smooth_walk import SmoothWalk
 from denoised_mdp.envs.noise.video_background import VideoBackground
 from denoised_mdp.envs.render import backend
 from denoised_mdp.envs.video import Clip
-from denoised_mdp.replay import Replay
+from denoised_mdp.runs.replay import Replay
 
 backend.choose("ray")  # before dm_control is imported, hence the late imports
 

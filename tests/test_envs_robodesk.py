@@ -26,7 +26,7 @@ from environments import play, same
 from PIL import Image
 
 from denoised_mdp import envs
-from denoised_mdp.compose import compose
+from denoised_mdp.config.compose import compose
 from denoised_mdp.envs import Env, FactorKind, Picture, build
 from denoised_mdp.envs.noise.button_noise import ButtonNoise
 from denoised_mdp.envs.noise.camera_walk import CameraWalk
@@ -38,7 +38,7 @@ from denoised_mdp.envs.robodesk.stage import Stage
 from denoised_mdp.envs.robodesk.tasks import BLOCKS, TASKS, Earnings
 from denoised_mdp.envs.video import Clip, load
 from denoised_mdp.errors import UserError
-from denoised_mdp.evaluation import make_env
+from denoised_mdp.runs.evaluation import make_env
 
 backend.choose("ray")  # before dm_control is imported, hence the late import
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from environments import play, same
 
-from denoised_mdp.compose import compose
+from denoised_mdp.config.compose import compose
 from denoised_mdp.envs import Env
 from denoised_mdp.envs.sunlight import FACTORS
 from denoised_mdp.envs.sunlight.picture import Painter
 from denoised_mdp.errors import UserError
-from denoised_mdp.evaluation import make_env
+from denoised_mdp.runs.evaluation import make_env
 
 HALF = {"curtain": 0.5, "bird": 0.5, "weather": 0.5, "plane": 0.5}
 

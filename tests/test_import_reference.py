@@ -10,11 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from denoised_mdp import checkpoint, cli, evaluation, loop, reference, run_dir
+from denoised_mdp import cli
 from denoised_mdp.agent import Agent, TrainState
-from denoised_mdp.compose import compose
-from denoised_mdp.config import DynamicsPolicy
+from denoised_mdp.config.compose import compose
+from denoised_mdp.config.schema import DynamicsPolicy
 from denoised_mdp.errors import UserError
+from denoised_mdp.reference import weights
+from denoised_mdp.runs import checkpoint, evaluation, run_dir
+from denoised_mdp.training import loop
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "xyz_64.npz"
@@ -34,30 +37,30 @@ def script(name: str):
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    return reference.weights_of(reference.read_arrays(GOLDEN))
+    return weights.weights_of(weights.read_arrays(GOLDEN))
 
 
 @pytest.fixture(scope="module")
 def tiny() -> tuple[TrainState, dict[str, np.ndarray]]:
     """An agent of one action, and its weights as the reference would have them."""
     state = Agent(compose(TINY), 1).create(jax.random.key(1))
-    return state, reference.to_theirs(state)
+    return state, weights.to_theirs(state)
 
 
 def test_layouts_are_undone_exactly(tiny):
-    state, weights = tiny
-    back = reference.to_ours(weights, jax.tree.map(np.zeros_like, state))
+    state, theirs = tiny
+    back = weights.to_ours(theirs, jax.tree.map(np.zeros_like, state))
     jax.tree.map(np.testing.assert_array_equal, back, state)
 
 
 def test_sizes_follow_from_the_arrays(golden, tiny):
-    actions, settings = reference.sizes(golden)
+    actions, settings = weights.sizes(golden)
     assert (actions, settings["model"], settings["env.image_size"]) == (3, "xyz", 64)
     assert [settings[f"model.{part}.{width}"] for part in "xyz" for width in ("belief", "state")] == [6, 4, 5, 3, 4, 2]
     assert (settings["model.embedding"], settings["model.decoder_hidden"]) == (16, 24)
     assert (settings["model.conv_features"], settings["model.z_prior_uses_y"]) == (2, True)
     assert (settings["policy.actor_widths"], settings["policy.critic_widths"]) == ([12] * 4, [12] * 3)
-    actions, settings = reference.sizes(tiny[1])
+    actions, settings = weights.sizes(tiny[1])
     assert (actions, settings["model.reward_widths"], settings["policy.actor_widths"]) == (1, [4], [4, 3])
     assert settings["model.z_prior_uses_y"] is False
 
@@ -65,19 +68,19 @@ def test_sizes_follow_from_the_arrays(golden, tiny):
 def test_a_policy_learned_by_sac_comes_with_critics_targets_and_temperature():
     config = compose([*TINY, "policy=sac", "policy.initial_temperature=0.3"])
     state = Agent(config, 2).create(jax.random.key(1))
-    weights = reference.to_theirs(state)
-    assert weights["log_ent_coef"].shape == () and weights["log_ent_coef"] == pytest.approx(np.log(0.3))
-    assert weights["q_model_1_target.net.module.0.weight"].shape == (3, 4 + 3 + 2)
-    actions, settings = reference.sizes(weights)
+    theirs = weights.to_theirs(state)
+    assert theirs["log_ent_coef"].shape == () and theirs["log_ent_coef"] == pytest.approx(np.log(0.3))
+    assert theirs["q_model_1_target.net.module.0.weight"].shape == (3, 4 + 3 + 2)
+    actions, settings = weights.sizes(theirs)
     assert (actions, settings["policy"], settings["policy.critic_widths"]) == (2, "sac", [3])
-    assert compose(["size=paper", *reference.overrides(settings)]).policy.name == "sac"
-    back = reference.to_ours(weights, jax.tree.map(np.zeros_like, state))
+    assert compose(["size=paper", *weights.overrides(settings)]).policy.name == "sac"
+    back = weights.to_ours(theirs, jax.tree.map(np.zeros_like, state))
     jax.tree.map(np.testing.assert_array_equal, back.policy[:4], state.policy[:4])  # Adam's moments stay behind
 
 
 def test_a_config_says_the_rest(golden):
-    source = reference.read(GOLDEN)
-    made = compose(["size=paper", *reference.overrides(source.settings), "run_dir=anywhere"])
+    source = weights.read(GOLDEN)
+    made = compose(["size=paper", *weights.overrides(source.settings), "run_dir=anywhere"])
     objective = Agent(made, source.actions).model_learner.objective
     assert (objective.alpha, objective.beta, objective.beta_free_nats_x) == (1.0, (1.0, 0.125, 0.125), 0.5)
     assert objective.free_nats == (0.5, 0.0, 0.0)
@@ -97,9 +100,9 @@ def test_a_config_says_the_rest(golden):
     ],
 )
 def test_a_config_that_says_otherwise_is_told(golden, name, value, message):
-    config = json.loads(str(reference.read_arrays(GOLDEN)["config"])) | {name: value}
+    config = json.loads(str(weights.read_arrays(GOLDEN)["config"])) | {name: value}
     with pytest.raises(UserError, match=message):
-        reference.described(config, golden)
+        weights.described(config, golden)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +123,9 @@ def test_what_does_not_fit_is_named(golden, name, shape, message):
     if shape is not None:
         wrong[name] = np.zeros(shape, np.float32)
     with pytest.raises(UserError, match=message):
-        actions, settings = reference.sizes(wrong)
-        made = compose(["size=paper", *reference.overrides(settings)])
-        reference.to_ours(wrong, Agent(made, actions).create(jax.random.key(0)))
+        actions, settings = weights.sizes(wrong)
+        made = compose(["size=paper", *weights.overrides(settings)])
+        weights.to_ours(wrong, Agent(made, actions).create(jax.random.key(0)))
 
 
 WORLD = ["env.task=cartpole_balance", "render.backend=ray", "render.quality=fast"]
@@ -187,11 +190,11 @@ def test_without_pytorch_its_files_name_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "checkpoint_1000.pth").touch()
     with pytest.raises(UserError, match=r"needs PyTorch: pip install -e '.\[reference\]'"):
-        reference.read(tmp_path / "checkpoint_1000.pth")
+        weights.read(tmp_path / "checkpoint_1000.pth")
     with pytest.raises(UserError, match=r"neither an \.npz nor a \.pth"):
-        reference.read(tmp_path / "checkpoint_1000.zip")
+        weights.read(tmp_path / "checkpoint_1000.zip")
     with pytest.raises(UserError, match="there is no such file"):
-        reference.read(tmp_path / "checkpoint_2000.pth")
+        weights.read(tmp_path / "checkpoint_2000.pth")
 
 
 def test_a_checkpoint_of_the_reference_is_read(golden, tmp_path):
@@ -217,7 +220,7 @@ def test_a_checkpoint_of_the_reference_is_read(golden, tmp_path):
     }
     path = tmp_path / "checkpoint_0002000.pth"
     torch.save(saved, path)
-    source = reference.read(path)
+    source = weights.read(path)
     assert (source.env_step, source.actions) == (2000, 3)
     assert (source.settings["policy.horizon"], source.settings["policy.discount"]) == (15, 0.99)
     assert source.weights.keys() == golden.keys()
@@ -226,7 +229,7 @@ def test_a_checkpoint_of_the_reference_is_read(golden, tmp_path):
 
     torch.save(saved["world_model"], path)
     with pytest.raises(UserError, match="is no checkpoint of the reference"):
-        reference.read(path)
+        weights.read(path)
     path.write_text("hello")
     with pytest.raises(UserError, match="cannot be read"):
-        reference.read(path)
+        weights.read(path)

@@ -19,9 +19,9 @@ from PIL import Image
 from rich.console import Console
 
 from denoised_mdp.errors import UserError
-from denoised_mdp.logger import Logger, read_metrics
-from denoised_mdp.metrics import METRICS
-from denoised_mdp.progress import ProgressLine, Speed
+from denoised_mdp.runs.logger import Logger, read_metrics
+from denoised_mdp.runs.metrics import METRICS
+from denoised_mdp.runs.progress import ProgressLine, Speed
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from denoised_mdp import parity, reference
 from denoised_mdp.agent import Agent
-from denoised_mdp.compose import compose
+from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
+from denoised_mdp.reference import parity, weights
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -30,7 +30,7 @@ def test_the_reference_s_numbers_are_ours(name):
 
 @pytest.fixture(scope="module")
 def dreamer() -> dict[str, np.ndarray]:
-    return reference.read_arrays(GOLDEN / "dreamer_64.npz")
+    return weights.read_arrays(GOLDEN / "dreamer_64.npz")
 
 
 def written(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
@@ -129,7 +129,7 @@ def test_a_file_of_other_sizes_is_consistent_with_itself(tmp_path):
 
 def own_file(**changes: Any) -> dict[str, np.ndarray]:
     """A file of the golden form from our own functions, of 2 sequences of 3 steps and a horizon of 3."""
-    config = json.loads(str(reference.read_arrays(GOLDEN / "xyz_64.npz")["config"]))
+    config = json.loads(str(weights.read_arrays(GOLDEN / "xyz_64.npz")["config"]))
     config |= changes | {"kl": config["kl"] | changes.get("kl", {}), "filter_base": 1, "horizon": 3}
     width, actions = [config["dense_hidden_size"]], config["action_size"]
     parts = {name: (config[name]["belief_size"], config[name]["state_size"]) for name in "xyz"}
@@ -155,7 +155,7 @@ def own_file(**changes: Any) -> dict[str, np.ndarray]:
     def noise(*shape: int) -> np.ndarray:
         return rng.normal(size=shape).astype(np.float32)
 
-    arrays = {f"weight/{key}": value for key, value in reference.to_theirs(state).items()}
+    arrays = {f"weight/{key}": value for key, value in weights.to_theirs(state).items()}
     arrays["config"] = np.array(json.dumps(config))
     side, (belief, sx) = config["image_size"], parts["x"]
     arrays["in/observation_uint8"] = rng.integers(0, 256, (3, 2, 3, side, side), dtype=np.uint8)

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.update import random_batches
 from denoised_mdp.agent import Agent
-from denoised_mdp.benchmarks.update import random_batches
-from denoised_mdp.compose import compose
 from denoised_mdp.config import Config
-from denoised_mdp.nets import product
+from denoised_mdp.config.compose import compose
+from denoised_mdp.model.nets import product
 
 A = 2
 UPDATES = 40

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from denoised_mdp.prefill import PREFILLS
+from denoised_mdp.training.prefill import PREFILLS
 
 SHAPE, STRETCH = (200, 2), 20
 

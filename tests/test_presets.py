@@ -13,9 +13,9 @@ import pytest
 import yaml
 from test_agent import A, make_batches, make_state
 
-from denoised_mdp import compose
 from denoised_mdp.agent import Agent
-from denoised_mdp.config import Config, DenoisedModel, Part
+from denoised_mdp.config import compose
+from denoised_mdp.config.schema import Config, DenoisedModel, Part
 
 PRESETS = compose.CONFIGS / "experiment" / "paper"
 NONE, VIDEO, SENSOR, JITTER = NOISES = (

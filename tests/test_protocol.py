@@ -13,13 +13,13 @@ import pytest
 from flax import nnx
 from test_agent import A, make_state
 
-from denoised_mdp import nets
-from denoised_mdp.actor_critic import INITIAL_STDDEV, MIN_STDDEV
 from denoised_mdp.agent import Agent, TrainState
-from denoised_mdp.compose import compose
-from denoised_mdp.distributions import TanhNormal
-from denoised_mdp.evaluation import evaluation_envs, rollout
-from denoised_mdp.optimizer import Adam
+from denoised_mdp.agent.actor_critic import INITIAL_STDDEV, MIN_STDDEV
+from denoised_mdp.config.compose import compose
+from denoised_mdp.model import nets
+from denoised_mdp.model.distributions import TanhNormal
+from denoised_mdp.model.optimizer import Adam
+from denoised_mdp.runs.evaluation import evaluation_envs, rollout
 
 N = 256  # environments
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from denoised_mdp import reconstruction
-from denoised_mdp.nets import PatchDecoder
+from denoised_mdp.model import reconstruction
+from denoised_mdp.model.nets import PatchDecoder
 
 
 def plain(decoder, features, observation):

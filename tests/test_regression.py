@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from denoised_mdp import checkpoint, cli, run_dir
+from denoised_mdp import cli
 from denoised_mdp.agent import Agent
 from denoised_mdp.analysis.recordings import Recording, Recordings
 from denoised_mdp.analysis.regression import Schedule, regress, split
-from denoised_mdp.compose import compose
+from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
-from denoised_mdp.nets import PatchEncoder
-from denoised_mdp.optimizer import Adam
+from denoised_mdp.model.nets import PatchEncoder
+from denoised_mdp.model.optimizer import Adam
+from denoised_mdp.runs import checkpoint, run_dir
 
 ROWS, SIDE = 40, 16
 POLICIES = ["uniform", "self"] * 4

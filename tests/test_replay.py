@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from denoised_mdp.replay import Replay, ReplayError
+from denoised_mdp.runs.replay import Replay, ReplayError
 
 SHAPE = (4, 4, 3)
 FACTORS = {"clip": (np.int64, ()), "shift": (np.float32, (2,))}

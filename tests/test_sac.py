@@ -13,15 +13,16 @@ from safetensors.numpy import load_file
 from test_agent import make_batches
 from test_world_model import make as make_world_model
 
-from denoised_mdp import checkpoint, loop
 from denoised_mdp.agent import Agent
-from denoised_mdp.compose import compose
-from denoised_mdp.latent import Factor
-from denoised_mdp.logger import read_metrics
-from denoised_mdp.metrics import METRICS
-from denoised_mdp.optimizer import Adam
-from denoised_mdp.replay import Batch
-from denoised_mdp.sac import SACLearner, SoftActorCritic, Transitions, transitions
+from denoised_mdp.agent.sac import SACLearner, SoftActorCritic, Transitions, transitions
+from denoised_mdp.config.compose import compose
+from denoised_mdp.model.latent import Factor
+from denoised_mdp.model.optimizer import Adam
+from denoised_mdp.runs import checkpoint
+from denoised_mdp.runs.logger import read_metrics
+from denoised_mdp.runs.metrics import METRICS
+from denoised_mdp.runs.replay import Batch
+from denoised_mdp.training import loop
 
 T, B, A, N = 5, 3, 2, 12
 DISCOUNT, TAU, TEMPERATURE = 0.9, 0.1, 0.4

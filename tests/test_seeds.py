@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from denoised_mdp import checkpoint, config, loop, run_dir
 from denoised_mdp.agent import Agent
-from denoised_mdp.compose import compose, compose_seeds
+from denoised_mdp.config import schema
+from denoised_mdp.config.compose import compose, compose_seeds
 from denoised_mdp.errors import UserError
-from denoised_mdp.logger import read_metrics
-from denoised_mdp.parallel import Devices
-from denoised_mdp.replay import Batch, Replay
-from denoised_mdp.seeds import InTurn, Keys, Mapped, Mind, Together
+from denoised_mdp.runs import checkpoint, run_dir
+from denoised_mdp.runs.logger import read_metrics
+from denoised_mdp.runs.replay import Batch, Replay
+from denoised_mdp.training import loop
+from denoised_mdp.training.devices import Devices
+from denoised_mdp.training.seeds import InTurn, Keys, Mapped, Mind, Together
 
 # Three updates, at 40, 50 and 60, in two environments with episodes of 15 steps each.
 TINY = [
@@ -172,7 +174,7 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
     """But for the speed of theirs."""
     for seed in (0, 1):
         ours, theirs = (folder(path, seed) for path in (base, other))
-        assert config.differences(run_dir.load(ours), run_dir.load(theirs)) == []
+        assert schema.differences(run_dir.load(ours), run_dir.load(theirs)) == []
         texts = [(path / "config.yaml").read_text().replace("device: true", "device: false") for path in (ours, theirs)]
         assert texts[0] == texts[1].replace(str(other), str(base))
         paths = [checkpoint.all_of(path)[-1] for path in (ours, theirs)]

@@ -8,18 +8,19 @@ from test_agent import A, count, make_batches
 from test_train import SHORT, run
 from test_world_model import numpy_kl
 
-from denoised_mdp import checkpoint, run_dir, visualize
 from denoised_mdp.agent import Agent
-from denoised_mdp.analysis.measure import measure
-from denoised_mdp.analysis.probes import LINEAR
+from denoised_mdp.analysis import visualize
+from denoised_mdp.analysis.factorization.measure import measure
+from denoised_mdp.analysis.factorization.probes import LINEAR
 from denoised_mdp.analysis.recordings import collect, uniform
-from denoised_mdp.compose import compose
+from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
-from denoised_mdp.evaluation import load_agent, make_env
-from denoised_mdp.latent import Latent
-from denoised_mdp.logger import read_metrics
-from denoised_mdp.metrics import METRICS
-from denoised_mdp.tia import TIA, Objective, TIALearner, model_loss
+from denoised_mdp.model.latent import Latent
+from denoised_mdp.model.tia import TIA, Objective, TIALearner, model_loss
+from denoised_mdp.runs import checkpoint, run_dir
+from denoised_mdp.runs.evaluation import load_agent, make_env
+from denoised_mdp.runs.logger import read_metrics
+from denoised_mdp.runs.metrics import METRICS
 
 T, B = 4, 2
 WEIGHTS = Objective(alpha=0.7, free_nats=Latent(0.4, 0.3, 0.0), reward_weight=5.0, lambda_radv=11.0, lambda_os=1.5)

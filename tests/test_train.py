@@ -12,10 +12,11 @@ import pytest
 import scipy.stats
 from safetensors.numpy import load_file
 
-from denoised_mdp import checkpoint, loop, run_dir
-from denoised_mdp.compose import compose
-from denoised_mdp.logger import read_metrics
-from denoised_mdp.replay import Replay
+from denoised_mdp.config.compose import compose
+from denoised_mdp.runs import checkpoint, run_dir
+from denoised_mdp.runs.logger import read_metrics
+from denoised_mdp.runs.replay import Replay
+from denoised_mdp.training import loop
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SHORT = [

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from denoised_mdp.latent import Factor, Latent
-from denoised_mdp.transition import Transition
+from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.transition import Transition
 
 ACTION, EMBEDDING, BATCH = 3, 7, 2
 

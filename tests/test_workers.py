@@ -16,14 +16,16 @@ import pytest
 from environments import DOT, ENV, NOISE, RENDER, RUN, SHAKING, same
 from safetensors.numpy import load_file
 
-from denoised_mdp import checkpoint, cli, loop, run_dir
+from denoised_mdp import cli
 from denoised_mdp.agent import Agent
-from denoised_mdp.compose import compose
+from denoised_mdp.config.compose import compose
 from denoised_mdp.envs import AnyEnv, make_all, reset_all, step_all
 from denoised_mdp.envs.workers import WorkerEnv
 from denoised_mdp.errors import UserError
-from denoised_mdp.evaluation import evaluation_envs, rollout
-from denoised_mdp.replay import Replay
+from denoised_mdp.runs import checkpoint, run_dir
+from denoised_mdp.runs.evaluation import evaluation_envs, rollout
+from denoised_mdp.runs.replay import Replay
+from denoised_mdp.training import loop
 
 
 def make(workers: int, seeds: list[int], env: dict[str, Any] = DOT, noise: dict[str, Any] = SHAKING) -> list[AnyEnv]:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from denoised_mdp.latent import Latent
-from denoised_mdp.nets import PatchDecoder, PatchEncoder
-from denoised_mdp.replay import Batch
-from denoised_mdp.transition import Transition
-from denoised_mdp.world_model import DenoisedMDP, Objective, model_loss
+from denoised_mdp.model.latent import Latent
+from denoised_mdp.model.nets import PatchDecoder, PatchEncoder
+from denoised_mdp.model.transition import Transition
+from denoised_mdp.model.world_model import DenoisedMDP, Objective, model_loss
+from denoised_mdp.runs.replay import Batch
 
 T, B, A, SIZE = 4, 3, 2, 16
 EQUATION_4 = Objective(1.0, Latent(1.0, 0.25, 0.25), Latent(3.0, 0.0, 0.0), 1.0, 1.0)

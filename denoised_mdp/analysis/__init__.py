@@ -1,19 +1,12 @@
-"""Measuring the factorization: what of the truth each latent part knows, on the same held-out episodes for every model.
+"""Looking at a run, and at what its model believes.
 
-recordings  episodes with the ground truth, under a fixed mixture of policies, in a file that models share
-obtain      the same as a user asks for them, in this world's policies or a file
-filtering   recordings through a model's posterior
-probes      the leakage matrix: how well each part predicts each true factor
-readings    the matrix opened: what a probe reads, step by step, beside the truth
-headline    the matrix in three numbers; alarm: in words
-influence   what the action and the reward have to do with each part
-clean_pairs the same physics under other noise: how far does x move?
-pictures    the error of the reconstruction, part by part, on the robot and off it
-targets     what is to be predicted: numbers, angles, classes
-measure     all of it at once
-report      what was measured, as JSON, Markdown and PNG
-comparison  several runs' reports side by side
-monitor     the cheap share of it, during training
-regression  another measure: how well joints can be told from what an encoder makes of single pictures;
-            regression_report writes it
+visualize       an episode decoded part by part, and predicted open-loop
+counterfactual  what-ifs: parts swapped between episodes, single dimensions walked, other actions imagined
+curves          runs beside each other: curves, any metric, tables
+recordings      episodes with the ground truth, under a fixed mixture of policies, in a file that models share
+obtain          the same as a user asks for them, in this world's policies or a file
+factorization/  what of the truth each latent part knows
+regression      how well joints can be told from what an encoder makes of single pictures; regression_report writes it
+baselines       what random and held actions earn in a world
+notebook        pictures and sliders in a notebook
 """

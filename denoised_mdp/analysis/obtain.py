@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from denoised_mdp import run_dir
 from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.analysis import recordings
 from denoised_mdp.analysis.recordings import Policy, Recordings
 from denoised_mdp.config import Config
 from denoised_mdp.errors import UserError
-from denoised_mdp.evaluation import evaluation_envs, load_agent
+from denoised_mdp.runs import run_dir
+from denoised_mdp.runs.evaluation import evaluation_envs, load_agent
 
 
 def obtain(

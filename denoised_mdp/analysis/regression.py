@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from denoised_mdp.analysis.recordings import Recordings
 from denoised_mdp.errors import UserError
-from denoised_mdp.nets import MLP
-from denoised_mdp.optimizer import Adam
-from denoised_mdp.reconstruction import pixels
+from denoised_mdp.model.nets import MLP
+from denoised_mdp.model.optimizer import Adam
+from denoised_mdp.model.reconstruction import pixels
 
 HEAD = [256, 256]  # Sec. B.1.1: a head of three layers, 256 hidden units
 TEST_SHARE = 0.25  # of each policy's episodes

@@ -41,7 +41,7 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
     """An environment: a world, and around it the parts of noise that are switched on.
 
     Args:
-        env, render, noise: settings by name, as in the groups of `configs/`; their meaning is in `config.py`.
+        env, render, noise: settings by name, as in the groups of `configs/`; their meaning is in `config/schema.py`.
         seed: of everything random; the same seed is the same physics with and without noise.
         split: train or eval; keeps the videos and episodes of evaluation apart.
 

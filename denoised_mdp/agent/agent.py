@@ -1,0 +1,130 @@
+"""The agent: what is learned, how it acts, how it is updated. Pure functions over a `TrainState`, jitted.
+
+Shapes: K = updates in a chunk, T = time, B = batch, H W = image, A = action.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from denoised_mdp.agent.batch import Gathered, per_update
+from denoised_mdp.agent.build import model_learner, new_world_model, policy_learner
+from denoised_mdp.config import Config
+from denoised_mdp.model.latent import Factor, Latent, zeros
+from denoised_mdp.model.nets import set_precision
+from denoised_mdp.model.protocol import Batch, WorldModel
+
+# Of a program that runs once: compiling it well takes longer than running it.
+COMPILED_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+class TrainState(NamedTuple):
+    """All that learning changes: one pytree, saved and restored as a whole."""
+
+    world_model: Any  # a `WorldModel`: which one, the configuration says
+    model_moments: Any  # of its optimisers
+    policy: Any  # the state of a policy learner; it has an `actor`
+    updates: jax.Array  # [], gradient updates so far
+
+
+class ActingState(NamedTuple):
+    """What an agent remembers between two steps of an episode, for N environments."""
+
+    latent: Latent[Factor]  # [N, ...]
+    action: jax.Array  # [N, A], the last one
+
+
+class Agent:
+    """The functions of one configuration. Holds numbers and optimisers, never parameters."""
+
+    def __init__(self, config: Config, action_size: int):
+        self.config, self.action_size = config, action_size
+        self.model_learner = model_learner(config.model)
+        self.learner = policy_learner(config.policy)
+        self._compiled_create = jax.jit(self._create, compiler_options=COMPILED_QUICKLY)
+        self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0)
+        self.act = jax.jit(self._act, static_argnames="explore")
+
+    def create(self, key: jax.Array) -> TrainState:
+        """Freshly initialised parameters."""
+        return self._compiled_create(key)
+
+    def shapes(self) -> TrainState:
+        """What `create` makes, with the shapes and types alone in place of the arrays."""
+        return jax.eval_shape(self._create, jax.random.key(0))
+
+    def _create(self, key: jax.Array) -> TrainState:
+        rngs = nnx.Rngs(key)
+        model = self.config.model
+        world_model = new_world_model(model, self.config.env.image_size, self.action_size, rngs)
+        policy = self.learner.init(model.x.belief + model.x.state, self.action_size, rngs)
+        moments = self.model_learner.init(world_model)
+        state = TrainState(world_model, moments, policy, jnp.zeros((), jnp.int32))
+        set_precision(state, self.config.precision)
+        return state
+
+    def train_step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update of the world model on a batch [T, B], then one of the policy from the same latents."""
+        noise_key, policy_key = jax.random.split(key)
+        noise = state.world_model.transition.noise(noise_key, batch.reward.shape)
+        world_model, model_moments, s, metrics = self.model_learner.update(
+            state.world_model, state.model_moments, batch, noise
+        )
+        policy, policy_metrics = self.learner.update(state.policy, world_model, s.x, batch, policy_key)
+        metrics = {f"model/{name}": value for name, value in metrics.items()}
+        metrics |= {f"policy/{name}": value for name, value in policy_metrics.items()}
+        return TrainState(world_model, model_moments, policy, state.updates + 1), metrics
+
+    def _train_chunk(self, state: TrainState, batches: Batch | Gathered, key: jax.Array):
+        """K updates [K, T, B] in one call: a scan of `train_step`. Metrics are the means over the chunk.
+
+        Update number n of a run draws from fold_in(key, n), however updates are cut into chunks.
+        """
+        slices, batch_of = per_update(batches)
+
+        def body(state, part):
+            return self.train_step(state, batch_of(part), jax.random.fold_in(key, state.updates))
+
+        state, metrics = jax.lax.scan(body, state, slices)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def initial(self, environments: int) -> ActingState:
+        """Before an episode."""
+        x, y, z = self.config.model.x, self.config.model.y, self.config.model.z
+        belief, state = Latent(x.belief, y.belief, z.belief), Latent(x.state, y.state, z.state)
+        latent = zeros(belief, state, (environments,))
+        return ActingState(latent, jnp.zeros((environments, self.action_size)))
+
+    def _act(
+        self,
+        world_model: WorldModel,
+        actor: Any,
+        memory: ActingState,
+        observation: jax.Array,
+        is_first: jax.Array,
+        key: jax.Array,
+        *,
+        explore: bool,
+    ) -> ActingState:
+        """Filters observations [N, H, W, 3] uint8 and acts; the result's `action` [N, A] is in [-1, 1].
+
+        While exploring, a policy sample plus Gaussian noise, clipped; else the likeliest of several samples.
+        """
+        latent_key, action_key, noise_key = jax.random.split(key, 3)
+        transition, policy = world_model.transition, self.config.policy
+        evidence = world_model.evidence(observation)
+        memory = jax.tree.map(lambda v: jnp.where(is_first[:, None], 0.0, v), memory)
+        noise = transition.noise(latent_key, is_first.shape)
+        latent, _, _ = transition.step(memory.latent, memory.action, evidence, noise)
+        distribution = actor(latent.x)
+        if explore:
+            action, _ = distribution.sample_and_log_prob(jax.random.normal(action_key, distribution.mean.shape))
+            action = action + policy.exploration_noise * jax.random.normal(noise_key, action.shape)
+            action = jnp.clip(action, -1.0, 1.0)
+        else:
+            action = distribution.mode(action_key, policy.mode_samples)
+        return ActingState(latent, action)

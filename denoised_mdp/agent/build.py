@@ -1,0 +1,172 @@
+"""From the configuration to what an agent is made of: a world model, how it is learned, and how a policy is.
+
+Shapes: T = time, B = batch, S = width of the noise, A = action.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+from flax import nnx
+
+from denoised_mdp.agent.actor_critic import DynamicsLearner
+from denoised_mdp.agent.sac import SACLearner
+from denoised_mdp.config.schema import Model, Policy, TIAModel
+from denoised_mdp.model import tia
+from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.nets import MLP, ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder
+from denoised_mdp.model.optimizer import Adam
+from denoised_mdp.model.protocol import Batch, WorldModel
+from denoised_mdp.model.transition import Transition
+from denoised_mdp.model.world_model import DenoisedLearner, DenoisedMDP, Objective
+
+
+class ModelLearner(Protocol):
+    """How a world model is learned from experience."""
+
+    @property
+    def objective(self) -> Any: ...  # the weights of its loss
+
+    def init(self, world_model: Any) -> Any:
+        """The moments of its optimisers before the first update."""
+        ...
+
+    def update(
+        self, world_model: Any, moments: Any, batch: Batch, noise: Latent[jax.Array]
+    ) -> tuple[Any, Any, Latent[Factor], dict[str, jax.Array]]:
+        """Model and moments after one step on a batch [T, B], the latents [T, B] that the old model filtered, metrics.
+
+        noise: standard normals [T, B, S] of each part.
+        """
+        ...
+
+
+class PolicyLearner(Protocol):
+    """How a policy is learned from x: pure functions over a state that has an `actor`, a map from x to actions."""
+
+    def init(self, inputs: int, action: int, rngs: nnx.Rngs) -> Any:
+        """A fresh state; `inputs`: width of x's features, `action`: A."""
+        ...
+
+    def update(
+        self, state: Any, world_model: WorldModel, x: Factor, batch: Batch, key: jax.Array
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """The state after one step on the posterior x [T, B] of a batch [T, B], and metrics."""
+        ...
+
+
+def model_learner(model: Model) -> ModelLearner:
+    """The learner of the world model that the configuration names."""
+    optimizer = Adam(model.learning_rate, epsilon=model.adam_epsilon, clip_norm=model.clip_norm)
+    if isinstance(model, TIAModel):
+        objective = tia.Objective(
+            alpha=model.alpha,
+            free_nats=Latent(model.free_nats_x, model.free_nats_y, 0.0),
+            reward_weight=model.reward_weight,
+            lambda_radv=model.lambda_radv,
+            lambda_os=model.lambda_os,
+        )
+        adversary = Adam(model.dissociation_learning_rate, epsilon=model.adam_epsilon, clip_norm=model.clip_norm)
+        return tia.TIALearner(objective, optimizer, adversary, model.dissociation_steps)
+    split = model.beta_free_nats_x
+    objective = Objective(
+        alpha=model.alpha,
+        beta=Latent(model.beta_x, model.beta_y, model.beta_z),
+        free_nats=Latent(model.free_nats_x, model.free_nats_y, model.free_nats_z),
+        beta_free_nats_x=model.beta_x if split is None else split,
+        reward_weight=model.reward_weight,
+    )
+    return DenoisedLearner(objective, optimizer)
+
+
+def new_world_model(model: Model, image_size: int, action: int, rngs: nnx.Rngs) -> WorldModel:
+    """A freshly initialised world model of the kind that the configuration names. `action`: A."""
+    if isinstance(model, TIAModel):
+        return _new_tia(model, image_size, action, rngs)
+    belief = Latent(model.x.belief, model.y.belief, model.z.belief)
+    state = Latent(model.x.state, model.y.state, model.z.state)
+    encoder = _encoder(model, image_size, rngs)
+    decoder = _decoder(model, image_size, sum(belief) + sum(state), rngs)
+    transition = Transition(
+        belief=belief,
+        state=state,
+        action=action,
+        embedding=model.embedding,
+        min_stddev=model.min_stddev,
+        z_prior_uses_y=model.z_prior_uses_y,
+        rngs=rngs,
+    )
+    return DenoisedMDP(
+        encoder,
+        decoder,
+        transition,
+        reward_widths=model.reward_widths,
+        continue_head=model.continue_head,
+        rngs=rngs,
+    )
+
+
+def _new_tia(model: TIAModel, image_size: int, action: int, rngs: nnx.Rngs) -> tia.TIA:
+    x, y = (
+        tia.Stream(
+            _encoder(model, image_size, rngs),
+            belief=part.belief,
+            state=part.state,
+            action=action,
+            embedding=model.embedding,
+            min_stddev=model.min_stddev,
+            rngs=rngs,
+        )
+        for part in (model.x, model.y)
+    )
+    of_x, of_y = model.x.belief + model.x.state, model.y.belief + model.y.state
+    return tia.TIA(
+        tia.Task(x, reward_widths=model.reward_widths, continue_head=model.continue_head, rngs=rngs),
+        tia.Distractor(y, _decoder(model, image_size, of_y, rngs)),
+        tia.Mixer(
+            _decoder(model, image_size, of_x, rngs, colours=6), _decoder(model, image_size, of_y, rngs, colours=6), rngs
+        ),
+        adversary=MLP(of_y, model.reward_widths, 1, rngs),
+    )
+
+
+def _encoder(model: Model, image_size: int, rngs: nnx.Rngs) -> nnx.Module:
+    if model.encoder == "conv":
+        return ConvEncoder(image_size, model.conv_features, model.embedding, rngs)
+    return PatchEncoder(image_size, model.patch_channels, model.embedding, rngs)
+
+
+def _decoder(model: Model, image_size: int, inputs: int, rngs: nnx.Rngs, *, colours: int = 3) -> nnx.Module:
+    if model.decoder == "conv":
+        return ConvDecoder(image_size, inputs, model.decoder_hidden, model.conv_features, rngs, colours=colours)
+    return PatchDecoder(image_size, inputs, model.decoder_hidden, model.patch_channels, rngs, colours=colours)
+
+
+def policy_learner(policy: Policy) -> PolicyLearner:
+    """The learner that the configuration names."""
+    actor_optimizer = Adam(policy.actor_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm)
+    critic_optimizer = Adam(policy.critic_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm)
+    if policy.name == "sac":
+        return SACLearner(
+            actor_widths=policy.actor_widths,
+            critic_widths=policy.critic_widths,
+            actor_optimizer=actor_optimizer,
+            critic_optimizer=critic_optimizer,
+            temperature_optimizer=Adam(policy.temperature_learning_rate, epsilon=policy.adam_epsilon, clip_norm=None),
+            discount=policy.discount,
+            tau=policy.tau,
+            initial_temperature=policy.initial_temperature,
+            target_entropy=policy.target_entropy,
+        )
+    return DynamicsLearner(
+        actor_widths=policy.actor_widths,
+        critic_widths=policy.critic_widths,
+        actor_optimizer=actor_optimizer,
+        critic_optimizer=critic_optimizer,
+        discount=policy.discount,
+        lambda_=policy.lambda_,
+        horizon=policy.horizon,
+        start_every=policy.start_every,
+        entropy=policy.entropy,
+    )

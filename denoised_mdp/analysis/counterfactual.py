@@ -1,0 +1,169 @@
+"""What would the picture be if? Parts exchanged between episodes, one dimension walked, x imagined under other actions.
+
+Shapes: T = rows of an episode, H W = image, A = action, V = values, S = width of a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from denoised_mdp.analysis.visualize import decode, infer, predict
+from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.protocol import WorldModel
+
+REACH = 3.0  # standard deviations either way, in a walk
+
+
+class Seen(NamedTuple):
+    """What was seen of an episode."""
+
+    observation: NDArray[np.uint8]  # [T, H, W, 3]
+    action: NDArray[np.float32]  # [T, A]
+
+
+def swap(a: Latent[Factor], b: Latent[Factor], parts: Collection[str]) -> tuple[Latent[Factor], Latent[Factor]]:
+    """`a` with the named parts of `b`, and `b` with those of `a`; both [T, ...], step by step."""
+    of_a, of_b = ({name: getattr(s, name) for name in parts} for s in (a, b))
+    return a._replace(**of_b), b._replace(**of_a)
+
+
+def walk(s: Latent[Factor], part: str, dimension: int, values: jax.Array) -> Latent[Factor]:
+    """One latent [...] with one dimension of a part's state at each of `values` [V], all else as it is: [V, ...]."""
+    copies = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(values), *v.shape)), s)
+    factor: Factor = getattr(copies, part)
+    return copies._replace(**{part: factor._replace(state=factor.state.at[:, dimension].set(values))})
+
+
+def imagine(world_model: WorldModel, s: Latent[Factor], action: jax.Array, key: jax.Array) -> Latent[Factor]:
+    """x moves on from one latent [...] under the actions [T, A], by its prior; y and z stay as they are: [T, ...]."""
+    x = predict(world_model, s, action, key).x  # by the graph it depends on nothing but x and the actions
+    y, z = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(action), *v.shape)), (s.y, s.z))
+    return Latent(x, y, z)
+
+
+@jax.jit
+def information(world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array):
+    """Nats a step in each dimension of each part's state, [S] of each: KL(q || p), a mean over an episode [T, ...]."""
+    first = jnp.zeros((len(action), 1), bool)
+    noise = world_model.transition.noise(key, first.shape)
+    _, q, p = world_model.observe(observation[:, None], action[:, None], first, noise)
+    each = jax.tree.map(lambda v: v[..., None], (q, p))
+    return Latent(*(q_i.kl(p_i).mean((0, 1)) for q_i, p_i in zip(*each, strict=True)))
+
+
+def swap_rows(
+    world_model: WorldModel, a: Seen, b: Seen, parts: Collection[str], key: jax.Array
+) -> dict[str, NDArray[np.uint8]]:
+    """Rows of pictures [T, H, W, 3] by title: two episodes, and each with parts of the other at the same step.
+
+    Raises:
+        UserError: the model lacks one of the parts.
+    """
+    length = min(len(a.action), len(b.action))
+    of_a, of_b = (infer(world_model, *_cut(seen, length), jax.random.fold_in(key, i)) for i, seen in enumerate((a, b)))
+    _check(of_a, parts)
+    named = " and ".join(parts)
+    with_b, with_a = swap(of_a, of_b, parts)
+    return {
+        "episode A": a.observation[:length],
+        "episode B": b.observation[:length],
+        f"A with {named} of B": np.asarray(decode(world_model, with_b)),
+        f"B with {named} of A": np.asarray(decode(world_model, with_a)),
+    }
+
+
+def walk_rows(
+    world_model: WorldModel,
+    seen: Seen,
+    part: str,
+    key: jax.Array,
+    *,
+    dimensions: Sequence[int] | None = None,
+    at: int | None = None,
+    steps: int = 9,
+) -> tuple[dict[str, NDArray[np.uint8]], list[str]]:
+    """Rows of pictures [V, H, W, 3] by title, one for each dimension walked, and a label for each of the V = `steps`.
+
+    From -3 to 3 standard deviations around its mean over the episode, in row `at` of it (the middle one if None).
+    dimensions: of the part's state; the six that carry the most information if None.
+
+    Raises:
+        UserError: the model lacks the part, or it has no such dimension; `at` lies outside the episode.
+    """
+    s = infer(world_model, *seen, key)
+    _check(s, part)
+    at = len(seen.action) // 2 if at is None else at
+    if not at < len(seen.action):
+        raise UserError(f"the walk should begin in row {at}, the episode has {len(seen.action)} rows")
+    state = getattr(s, part).state
+    nats = np.asarray(getattr(information(world_model, *seen, key), part))
+    chosen = np.argsort(-nats)[:6].tolist() if dimensions is None else list(dimensions)
+    if beyond := [d for d in chosen if d >= len(nats)]:
+        raise UserError(f"{part} has the dimensions 0 to {len(nats) - 1}, not {beyond[0]}")
+    deviations = jnp.linspace(-REACH, REACH, steps)
+    here = jax.tree.map(lambda v: v[at], s)
+    rows = {
+        f"{part}[{d}], {nats[d]:.2f} nats": np.asarray(
+            decode(world_model, walk(here, part, d, state[:, d].mean() + deviations * state[:, d].std()))
+        )
+        for d in chosen
+    }
+    return rows, [f"{deviation:+.1f} sd" for deviation in deviations.tolist()]
+
+
+def imagine_rows(
+    world_model: WorldModel, seen: Seen, plans: Mapping[str, NDArray[np.float32]], context: int, key: jax.Array
+) -> dict[str, NDArray[np.uint8]]:
+    """Rows of pictures [T', H, W, 3] by title: what happened after `context` rows, and x under each plan [T', A].
+
+    All begin in the same latent, with the noise as it was then. The shortest plan decides T'.
+
+    Raises:
+        UserError: `context` leaves nothing of the episode; a plan has another number of actions.
+    """
+    if not 0 < context < len(seen.action):
+        raise UserError(f"context is {context}, the episode has {len(seen.action)} rows")
+    for name, plan in plans.items():
+        if plan.ndim != 2 or plan.shape[1] != seen.action.shape[1] or not len(plan):
+            raise UserError(f"the actions {name} have the shape {plan.shape}, not [T, {seen.action.shape[1]}]")
+    length = min(len(seen.action) - context, *(len(plan) for plan in plans.values()))
+    infer_key, imagine_key = jax.random.split(key)
+    s = jax.tree.map(lambda v: v[context - 1], infer(world_model, *_cut(seen, context), infer_key))
+    ahead = {name: imagine(world_model, s, jnp.asarray(plan[:length]), imagine_key) for name, plan in plans.items()}
+    return {"what happened": seen.observation[context : context + length]} | {
+        f"x under {name} actions": np.asarray(decode(world_model, latents)) for name, latents in ahead.items()
+    }
+
+
+def actions(name: str, recorded: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Actions [T, A] by name: as `recorded` [T, A], zero, reversed (the recorded ones, negated), or what a .npy holds.
+
+    Raises:
+        UserError: it is no such name, and no file that holds an array.
+    """
+    known = {"recorded": recorded, "zero": np.zeros_like(recorded), "reversed": -recorded}
+    if name in known:
+        return known[name]
+    if not name.endswith(".npy"):
+        raise UserError(f"imagine={name} is none of {', '.join(known)}, and no .npy file")
+    try:
+        return np.load(name, allow_pickle=False).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"imagine={name} cannot be read: {one_line(error)}") from error
+
+
+def _cut(seen: Seen, length: int) -> Seen:
+    return Seen(seen.observation[:length], seen.action[:length])
+
+
+def _check(s: Latent[Factor], parts: Collection[str]) -> None:
+    for name in parts:
+        if not getattr(s, name).state.shape[-1]:
+            raise UserError(f"this model has no {name}")

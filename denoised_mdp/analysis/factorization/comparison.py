@@ -1,0 +1,140 @@
+"""The leakage matrices of several runs side by side, one for each model: the mean of its seeds, and all of them."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from denoised_mdp.analysis.factorization.report import HEADLINE, KINDS, rows_by_kind
+from denoised_mdp.errors import UserError, one_line
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+Report = Mapping[str, Any]  # what `factorization.json` holds
+MEASURED = ("seed", "env_step", "headline", "alarms", "matrix", "parts", "clean_pairs", "reconstruction")
+LETTERS_PER_INCH = 15  # of the smallest print, at most
+TITLES = {"x": "x alone\n(Dreamer)", "tia": "TIA", "xy": "x and y\n(Fig. 2b)", "xyz": "x, y and z\n(Fig. 2c)"}
+# What each method's x has to keep and to drop, by the paper's Fig. 3; what is left out depends.
+EXPECTED = {
+    "x": {"controlled_rewarded": "keep", "controlled": "keep", "rewarded": "keep", "neither": "keep"},
+    "tia": {"controlled_rewarded": "keep", "rewarded": "keep"},
+    "xy": {"controlled_rewarded": "keep", "controlled": "keep", "rewarded": "drop", "neither": "drop"},
+    "xyz": {"controlled_rewarded": "keep", "controlled": "drop", "rewarded": "drop", "neither": "drop"},
+}
+
+
+def read(folders: Sequence[Path]) -> dict[str, list[Report]]:
+    """The reports of some runs, by model, each model's in the order of its seeds.
+
+    Raises:
+        UserError: a folder has no `factorization.json`, two are of the same model and seed, or not all were measured on
+            the same recordings.
+    """
+    reports = [_report(folder) for folder in folders]
+    if len({json.dumps(report["recordings"], sort_keys=True) for report in reports}) > 1:
+        raise UserError("these were not measured on the same recordings: give factorization.py one data=FILE for all")
+    models: dict[str, list[Report]] = {}
+    for report in sorted(reports, key=lambda report: report["seed"]):
+        models.setdefault(report["model"]["name"], []).append(report)
+    for name, found in models.items():
+        if len({report["seed"] for report in found}) < len(found):
+            raise UserError(f"two of the reports are of model={name} with the same seed")
+    return {name: models[name] for name in sorted(models, key=_place)}
+
+
+def scores(reports: Sequence[Report], factor: str, part: str) -> list[float]:
+    """What a model knows of a factor in a part, by the probe that reads more, for each seed."""
+    return [max(probe["score"] for probe in report["matrix"][factor][part].values()) for report in reports]
+
+
+def draw(models: Mapping[str, Sequence[Report]]) -> Figure:
+    """A matrix for each model, with the same rows. Beside x's column stands what the paper expects of that method."""
+    rows = rows_by_kind(next(iter(models.values()))[0])
+    widths = [len(found[0]["parts"]) + 0.35 for found in models.values()]
+    figure, panels = plt.subplots(
+        1,
+        len(models),
+        figsize=(2.2 + 1.15 * sum(widths), 1.5 + 0.75 * len(rows)),
+        width_ratios=widths,
+        layout="constrained",
+        squeeze=False,
+    )
+    for j, (axes, (name, found)) in enumerate(zip(panels[0], models.items(), strict=True)):
+        parts = list(found[0]["parts"])
+        table = np.array([[np.mean(scores(found, factor, part)) for part in parts] for factor, _ in rows])
+        axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for i, (factor, row) in enumerate(rows):
+            for k, part in enumerate(parts):
+                seeds = scores(found, factor, part)
+                colour = "white" if np.mean(seeds) > 0.6 else "black"
+                axes.text(k, i - 0.14, f"{np.mean(seeds):.2f}", ha="center", va="center", color=colour, fontsize=11)
+                each = " ".join(f"{score:.2f}" for score in seeds)
+                axes.text(k, i + 0.16, each, ha="center", va="center", color=colour, fontsize=6)
+            if wish := EXPECTED.get(name, {}).get(row["kind"]):
+                colour = "white" if table[i, 0] > 0.6 else "black"
+                axes.text(0, i + 0.36, f"to {wish}", ha="center", va="center", color=colour, fontsize=7, style="italic")
+        axes.set_title(f"{TITLES.get(name, name)}\n", fontsize=10)
+        axes.set_xticks(range(len(parts)), parts)
+        axes.xaxis.tick_top()
+        labels = [f"{factor}\n{KINDS[row['kind']]}" for factor, row in rows]
+        axes.set_yticks(range(len(rows)), labels if j == 0 else [""] * len(rows), fontsize=8)
+        axes.tick_params(length=0)
+    note = (
+        "What a probe reads of each factor (0 nothing, 1 all): the mean, and below it each seed. In italics what the "
+        "method's x is expected to do."
+    )
+    figure.supxlabel(textwrap.fill(note, int(LETTERS_PER_INCH * figure.get_figwidth())), fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def markdown(models: Mapping[str, Sequence[Report]]) -> str:
+    """A table of what x knows of each factor and of the three numbers, the mean and each seed, and of the alarms."""
+    rows = rows_by_kind(next(iter(models.values()))[0])
+    lines = [f"| from x | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
+    for factor, row in rows:
+        cells = [_cell(scores(found, factor, "x")) for found in models.values()]
+        lines.append(f"| `{factor}`, {KINDS[row['kind']]} | {' | '.join(cells)} |")
+    for name, title in HEADLINE.items():
+        known = [[report["headline"][name] for report in found] for found in models.values()]
+        if known[0][0] is not None:  # None in all of them: the world has no such factor
+            cells = [_cell([estimate["value"] for estimate in seeds]) for seeds in known]
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    alarms = ["; ".join(_alarms(report) for report in found) for found in models.values()]
+    lines.append(f"| alarms, by seed | {' | '.join(alarms)} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(models: Mapping[str, Sequence[Report]]) -> dict[str, list[dict[str, Any]]]:
+    """What was measured of each run, without its folders."""
+    return {name: [{key: report[key] for key in MEASURED} for report in found] for name, found in models.items()}
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Models that the paper knows in its order, then others by name."""
+    known = list(TITLES)
+    return (known.index(name) if name in known else len(known)), name
+
+
+def _cell(values: Sequence[float]) -> str:
+    return f"**{np.mean(values):.2f}** ({', '.join(f'{value:.2f}' for value in values)})"
+
+
+def _alarms(report: Report) -> str:
+    return ", ".join(dict.fromkeys(alarm["name"] for alarm in report["alarms"])) or "none"
+
+
+def _report(folder: Path) -> Report:
+    path = folder / "factorization.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}; scripts/factorization.py makes it") from error

@@ -1,0 +1,194 @@
+"""From overrides to a checked configuration, by way of the files of `configs/`, and the name of the run that it makes.
+
+Hydra composes; what it would say of a mistake in many lines, or not at all, is said here in one.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from denoised_mdp.config import Config
+from denoised_mdp.config import schema as settings
+from denoised_mdp.errors import UserError, did_you_mean, nearest, one_line
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TOLD = 8  # choices of a group named in an error; the rest are counted
+NAMED = ("env", "env.task", "noise", "model", "size", "seed", "seeds")  # what the name of every run tells
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """The checked configuration that `overrides` make of `configs/`; of several seeds, that of the first.
+
+    Raises: as `compose_seeds`.
+    """
+    return compose_seeds(overrides)[0]
+
+
+def compose_seeds(overrides: Sequence[str]) -> list[Config]:
+    """The checked configurations that `overrides` make of `configs/`, one for each of `seeds`.
+
+    Raises:
+        UserError: an override that is malformed or names nothing, a value that is wrong.
+    """
+    for override in parse_overrides(overrides):
+        check_override(override)
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = hydra.compose("config", [_forced(text) for text in overrides], return_hydra_config=True)
+        return resolve(composed, composed.hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        # The first lines say it, the rest is where Hydra looked and how OmegaConf calls it.
+        text = one_line(error).split(" Config search path")[0].split(" object_type=")[0].split(" To append")[0]
+        raise UserError(text + ("; pip install hydra-submitit-launcher" if "submitit" in text else "")) from error
+
+
+def _forced(text: str) -> str:
+    """The override, forced where it is of a setting: `parse` says best that the chosen `policy` does not have it."""
+    (override,) = parse_overrides([text])
+    key = override.key_or_group
+    return f"++{text}" if key in settings.names() and key not in _groups() else text
+
+
+def resolve(values: DictConfig, hydra_config: Any) -> list[Config]:
+    """The Configs of what Hydra composed: of each of its seeds that which this seed has alone.
+
+    A missing run_dir is named after the run; below one that several seeds share each has a folder.
+    """
+    values = OmegaConf.masked_copy(values, [str(k) for k in values if k != "hydra"])
+    first = _resolve_one(values, hydra_config)
+    if first.seeds == 1:
+        return [first]
+    configs = []
+    for seed in range(first.seed, first.seed + first.seeds):
+        changes: dict[str, Any] = {"seed": seed, "seeds": 1}
+        if values.run_dir is not None:
+            changes["run_dir"] = str(Path(first.run_dir, f"seed{seed}"))
+        configs.append(_resolve_one(OmegaConf.merge(values, changes), hydra_config))
+    return configs
+
+
+def _resolve_one(values: Any, hydra_config: Any) -> Config:
+    plain = OmegaConf.to_container(values, resolve=True)
+    assert isinstance(plain, dict)
+    tree = {str(key): value for key, value in plain.items()}
+    tree["model"] = _fitting(tree["model"], hydra_config.overrides.task)
+    named = tree.get("run_dir") is not None
+    config = settings.parse(tree if named else tree | {"run_dir": "runs"})
+    if named:
+        return config
+    name = run_name(config, hydra_config.runtime.choices, hydra_config.overrides.task)
+    return config.model_copy(update={"run_dir": str(Path("runs", name))})
+
+
+def _fitting(model: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`model` without what a file of configs/ set for the other kind of model; what `overrides` say is left to fail.
+
+    So experiment=... goes with every model, though it sets the beta that TIA does not have.
+    """
+    given = {override.key_or_group for override in parse_overrides(list(overrides))}
+    foreign = [name for name in settings.of_other_models(model) if f"model.{name}" not in given]
+    return {name: value for name, value in model.items() if name not in foreign}
+
+
+def run_name(config: Config, choices: Any, overrides: Iterable[str]) -> str:
+    """The name of a run that was given none: the same for the same overrides, whatever their order.
+
+    cheetah_run-none-xy-small-seed0, and then every override that this does not tell and that makes another run, as
+    -model.beta_0.25. What cannot stand in a file's name is told by a checksum instead.
+    """
+    name = f"{config.env.task}-{choices['noise']}-{choices['model']}-{choices['size']}-seed{config.seed}"
+    others = {}
+    for override in parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if key not in NAMED and not settings.is_changeable(key):
+            value = override.get_value_element_as_str()
+            others[key] = value.replace("/", "-") if key == "experiment" else value
+    told = name + "".join(f"-{key}_{value}" for key, value in sorted(others.items()))
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", told)
+    if plain == told and len(told) <= 120:
+        return plain
+    return f"{plain[:110].rstrip('-_.')}-{zlib.crc32(told.encode()):08x}"
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """What Hydra reads in each key=value.
+
+    Raises:
+        UserError: one is malformed.
+    """
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            raise UserError(f"cannot read {text!r}: settings are written key=value{_hint(text)}") from error
+    return parsed
+
+
+def _hint(text: str) -> str:
+    key, equals, value = text.partition("=")
+    if not equals:
+        return did_you_mean(text, [f"{name}=..." for name in settings.names()])
+    return f", and a value with special characters is quoted twice: '{key}=\"{value}\"'"
+
+
+def check_override(override: Override) -> None:
+    """That an override names a group with its choices, or a setting.
+
+    Raises:
+        UserError: it does not; the nearest names are told.
+    """
+    key, text = override.key_or_group, override.input_line
+    if isinstance(override.value(), Glob):
+        raise UserError(f"{text}: name the values of a sweep, as a,b,c")
+    if key.split(".")[0].split("/")[0] == "hydra":
+        return
+    groups, names = _groups(), settings.names()
+    if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
+        known = f"; write {key}=..." if key in groups or key in names else did_you_mean(key, [*groups, *names])
+        raise UserError(f"{text}: settings can be changed, not added or removed{known}")
+    if key in groups:
+        choices = groups[key]
+        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+        for value in values:
+            if value not in choices and not (key == "experiment" and value is None):
+                by_likeness = list(dict.fromkeys([*nearest(str(value), choices), *choices]))
+                more = f" and {len(choices) - TOLD} more in configs/{key}" if len(choices) > TOLD else ""
+                told = ", ".join(by_likeness[:TOLD]) + more
+                raise UserError(f"{key}={value}: there is no such choice, only {told}")
+    else:
+        for name in _named(key, override.value()):
+            if name not in names and not name.startswith(tuple(f"{free}." for free in settings.FREE)):
+                at = "" if name == key else f"{name}: "
+                raise UserError(f"{text}: {at}there is no such setting{did_you_mean(name, [*groups, *names])}")
+
+
+def _named(key: str, value: Any) -> Iterator[str]:
+    """The settings that key=value sets: more than one where the value is written {name:value,...}."""
+    yield key
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _named(f"{key}.{name}", inner)
+
+
+def _groups() -> dict[str, list[str]]:
+    """The configuration groups and their choices: folders and files of `configs/`."""
+    if not CONFIGS.is_dir():
+        raise UserError(f"{CONFIGS} is missing: run the scripts from a checkout, installed with pip install -e .")
+    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra")
+    return {
+        folder.name: sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
+        for folder in folders
+    }

@@ -1,0 +1,249 @@
+"""Networks as parameters plus methods, with the reference's initialisation.
+
+Everything dense or convolutional starts uniform in +-1/sqrt(fan_in), weights and biases alike, and a GRU in
++-1/sqrt(hidden), as the reference (PyTorch) does. Widths of zero are allowed and give empty arrays.
+
+Shapes: B = any leading axes; images are [B, H, W, 3], float, centred on zero.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from denoised_mdp.model.convolutions import conv, conv_transpose
+from denoised_mdp.model.distributions import Normal
+from denoised_mdp.model.sharding import spread
+
+Initializer = Callable[..., jax.Array]
+
+
+def uniform(fan_in: int) -> Initializer:
+    """Uniform in +-1/sqrt(fan_in); a network without inputs starts at zero."""
+    bound = fan_in**-0.5 if fan_in else 0.0
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
+    """a @ b of float32 matrices, in float32; with precision=bfloat16 of rounded ones, and so are its gradients."""
+    return a @ b if precision == "float32" else _rounded_product(a, b, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rounded_product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
+    return jnp.matmul(a.astype(precision), b.astype(precision), preferred_element_type=jnp.float32)
+
+
+def _rounded_product_forward(a, b, precision):
+    a, b = a.astype(precision), b.astype(precision)
+    return _rounded_product(a, b, precision), (a, b)
+
+
+def _rounded_product_backward(precision, saved, gradient):
+    a, b = saved
+    return _rounded_product(gradient, b.T, precision), _rounded_product(a.T, gradient, precision)
+
+
+_rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)
+
+
+def set_precision(modules: Any, precision: str) -> None:
+    """Has every layer in a pytree of modules take its products in `precision`: float32, or bfloat16.
+
+    To be called once, where the modules are made. Parameters stay float32, and so does what is between the layers but
+    for the pictures inside a stack of convolutions.
+    """
+    for module in jax.tree.leaves(modules, is_leaf=lambda node: isinstance(node, nnx.Module)):
+        if isinstance(module, nnx.Module):
+            for _, layer in nnx.iter_modules(module):
+                if isinstance(layer, Linear | ConvEncoder | ConvDecoder):
+                    layer.precision = precision
+
+
+class Linear(nnx.Module):
+    """[B, inputs] -> [B, outputs]. `fan_in` counts inputs that arrive through another layer of the same sum.
+
+    All leading axes become one: XLA's CPU backend takes twice as long for a product with several of them.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, *, fan_in: int | None = None, use_bias: bool = True):
+        self.precision = "float32"
+        init = uniform(inputs if fan_in is None else fan_in)
+        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(init(rngs.params(), (outputs,))) if use_bias else None
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        batch = inputs.shape[:-1]
+        outputs = product(spread(inputs.reshape(math.prod(batch), inputs.shape[-1])), self.kernel[...], self.precision)
+        if self.bias is not None:
+            outputs = outputs + self.bias[...][None]
+        return outputs.reshape(*batch, outputs.shape[-1])
+
+
+class MLP(nnx.Module):
+    """[B, inputs] -> [B, outputs], ELU between layers."""
+
+    def __init__(self, inputs: int, widths: Sequence[int], outputs: int, rngs: nnx.Rngs):
+        sizes = [inputs, *widths, outputs]
+        self.layers = nnx.List([Linear(n, m, rngs) for n, m in pairwise(sizes)])
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        hidden = inputs
+        for layer in self.layers[:-1]:
+            hidden = jax.nn.elu(layer(hidden))
+        return self.layers[-1](hidden)
+
+
+class GRU(nnx.Module):
+    """Gated recurrent unit with the reference's two bias vectors: the reset gate also scales the hidden bias."""
+
+    def __init__(self, inputs: int, hidden: int, rngs: nnx.Rngs):
+        self.input = Linear(inputs, 3 * hidden, rngs, fan_in=hidden)
+        self.hidden = Linear(hidden, 3 * hidden, rngs, fan_in=hidden)
+
+    def __call__(self, inputs: jax.Array, hidden: jax.Array) -> jax.Array:
+        """[B, inputs], [B, hidden] -> the next [B, hidden]."""
+        reset_in, update_in, new_in = jnp.split(self.input(inputs), 3, axis=-1)
+        reset_hidden, update_hidden, new_hidden = jnp.split(self.hidden(hidden), 3, axis=-1)
+        reset = jax.nn.sigmoid(reset_in + reset_hidden)
+        update = jax.nn.sigmoid(update_in + update_hidden)
+        new = jnp.tanh(new_in + reset * new_hidden)
+        return (1 - update) * new + update * hidden
+
+
+def gaussian(parameters: jax.Array, min_stddev: float) -> Normal:
+    """[B, 2 S] network outputs -> N(mean, (softplus + min_stddev)^2) over [B, S]."""
+    mean, stddev = jnp.split(parameters, 2, axis=-1)
+    return Normal(mean, jax.nn.softplus(stddev) + min_stddev)
+
+
+PATCHES = (4, 2, 2)  # side of a patch in each layer of the patch encoder, in pixels or cells
+
+# Convolutional encoder and decoder, Tables 3 and 4 of the paper: (width, kernel, stride) of each layer, but for the
+# decoder's last. A width counts in features of the encoder's first layer, of which the paper has 32.
+CONV_ENCODER = {
+    64: ((1, 4, 2), (2, 4, 2), (4, 4, 2), (8, 4, 2)),
+    96: ((1, 4, 2), (2, 4, 2), (4, 4, 2), (8, 4, 2), (8, 3, 1)),
+}
+CONV_DECODER = {  # the paper's Table 4 misprints the 96-pixel decoder's first layer, which is 3/1
+    64: ((4, 5, 2), (2, 5, 2), (1, 6, 2)),
+    96: ((4, 3, 1), (4, 5, 2), (2, 5, 2), (1, 6, 2)),
+}
+LAST = (6, 2)  # kernel, stride of the decoder's last layer
+
+
+class Conv(nnx.Module):
+    """Parameters of a convolution: kernel [k, k, C, O], bias [O]. `fan_in` decides how they start."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, rngs: nnx.Rngs, *, fan_in: int):
+        init = uniform(fan_in)
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, inputs, outputs)))
+        self.bias = nnx.Param(init(rngs.params(), (outputs,)))
+
+
+class ConvEncoder(nnx.Module):
+    """Images [B, H, W, 3] -> embeddings [B, E]: strided convolutions without padding, then one linear layer."""
+
+    def __init__(self, image_size: int, features: int, embedding: int, rngs: nnx.Rngs):
+        self.precision = "float32"
+        layers, channels, size = [], 3, image_size
+        self.strides = tuple(stride for _, _, stride in CONV_ENCODER[image_size])
+        for width, kernel, stride in CONV_ENCODER[image_size]:
+            layers.append(Conv(channels, width * features, kernel, rngs, fan_in=channels * kernel * kernel))
+            channels, size = width * features, (size - kernel) // stride + 1
+        self.layers = nnx.List(layers)
+        self.output = Linear(size * size * channels, embedding, rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        hidden = spread(images.reshape(-1, *images.shape[-3:])).astype(self.precision)
+        for layer, stride in zip(self.layers, self.strides, strict=True):
+            hidden = conv(hidden, layer.kernel[...], layer.bias[...], stride, relu=True)
+        return self.output(hidden.reshape(*images.shape[:-3], -1).astype(images.dtype))
+
+
+class ConvDecoder(nnx.Module):
+    """Latent features [B, L] -> image means [B, H, W, C]: one linear layer, then transposed convolutions."""
+
+    def __init__(self, image_size: int, inputs: int, hidden: int, features: int, rngs: nnx.Rngs, *, colours: int = 3):
+        self.precision = "float32"
+        self.input = Linear(inputs, hidden, rngs)
+        layers, channels = [], hidden
+        shapes = [(width * features, kernel, stride) for width, kernel, stride in CONV_DECODER[image_size]]
+        shapes.append((colours, *LAST))
+        self.strides = tuple(stride for _, _, stride in shapes)
+        for outputs, kernel, _ in shapes:
+            # PyTorch counts a transposed convolution's outputs
+            layers.append(Conv(channels, outputs, kernel, rngs, fan_in=outputs * kernel * kernel))
+            channels = outputs
+        self.layers = nnx.List(layers)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        hidden = jax.nn.relu(self.input(inputs))
+        hidden = spread(hidden.reshape(-1, 1, 1, hidden.shape[-1])).astype(self.precision)
+        for i, (layer, stride) in enumerate(zip(self.layers, self.strides, strict=True)):
+            hidden = conv_transpose(hidden, layer.kernel[...], layer.bias[...], stride, relu=i < len(self.strides) - 1)
+        return hidden.reshape(*inputs.shape[:-1], *hidden.shape[1:]).astype(inputs.dtype)
+
+
+def to_patches(images: jax.Array, size: int) -> jax.Array:
+    """[N, H, W, C] -> [N, H / size, W / size, size * size * C]: space to depth."""
+    count, height, width, channels = images.shape
+    cells = images.reshape(count, height // size, size, width // size, size, channels).swapaxes(2, 3)
+    return cells.reshape(count, height // size, width // size, size * size * channels)
+
+
+def from_patches(cells: jax.Array, size: int) -> jax.Array:
+    """The inverse of `to_patches`: depth to space."""
+    count, height, width, channels = cells.shape
+    images = cells.reshape(count, height, width, size, size, channels // size**2).swapaxes(2, 3)
+    return images.reshape(count, height * size, width * size, channels // size**2)
+
+
+class PatchEncoder(nnx.Module):
+    """Images [B, H, W, 3] -> embeddings [B, E] by matrix products alone, which CPU cores do best.
+
+    Our own, for `size=small`: each layer maps every patch of its map to one cell, patches do not overlap.
+    """
+
+    def __init__(self, image_size: int, channels: Sequence[int], embedding: int, rngs: nnx.Rngs):
+        side = image_size // math.prod(PATCHES)
+        inputs = [3, *channels[:-1]]
+        self.layers = nnx.List([Linear(n * k * k, m, rngs) for n, m, k in zip(inputs, channels, PATCHES, strict=True)])
+        self.output = Linear(side * side * channels[-1], embedding, rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        hidden = spread(images.reshape(-1, *images.shape[-3:]))
+        for layer, size in zip(self.layers, PATCHES, strict=True):
+            hidden = jax.nn.elu(layer(to_patches(hidden, size)))
+        return self.output(hidden.reshape(*images.shape[:-3], -1))
+
+
+class PatchDecoder(nnx.Module):
+    """Latent features [B, L] -> image means [B, H, W, C] by matrix products alone: `PatchEncoder` turned around."""
+
+    def __init__(
+        self, image_size: int, inputs: int, hidden: int, channels: Sequence[int], rngs: nnx.Rngs, *, colours: int = 3
+    ):
+        self.side = image_size // math.prod(PATCHES)
+        self.input = MLP(inputs, [hidden], self.side * self.side * channels[-1], rngs)
+        outputs = [colours, *channels[:-1]]
+        self.layers = nnx.List([Linear(m, n * k * k, rngs) for n, m, k in zip(outputs, channels, PATCHES, strict=True)])
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        flat = jax.nn.elu(self.input(inputs))
+        hidden = spread(flat.reshape(-1, self.side, self.side, flat.shape[-1] // self.side**2))
+        for layer, size in zip(self.layers[:0:-1], PATCHES[:0:-1], strict=True):
+            hidden = jax.nn.elu(from_patches(layer(hidden), size))
+        images = from_patches(self.layers[0](hidden), PATCHES[0])
+        return images.reshape(*inputs.shape[:-1], *images.shape[1:])

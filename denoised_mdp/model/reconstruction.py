@@ -1,0 +1,61 @@
+"""How far decoded pictures are from those seen, and its gradient, a few pictures at a time.
+
+A decoder's layers are the largest arrays of an update. The loss is a mean over pictures, so some of them at a time can
+be decoded, compared and differentiated, and the layers forgotten: the same mean in a fraction of the memory.
+
+Shapes: L = latent features, H W = image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from denoised_mdp.model.chunks import mean_over_parts
+from denoised_mdp.model.distributions import Array
+
+PICTURES_AT_A_TIME = 256  # on a CPU
+
+
+def pixels(observation: Array) -> jax.Array:
+    """uint8 in 0..255 -> float in -0.5..0.5, what encoder and decoder speak."""
+    return jnp.asarray(observation, jnp.float32) / 255 - 0.5
+
+
+@jax.custom_vjp
+def squared_error(decoder: Callable[[jax.Array], jax.Array], features: jax.Array, observation: Array) -> jax.Array:
+    """[], a picture's squared error, summed over its pixels: the mean over all pictures.
+
+    decoder: a pytree of parameters, [B, L] -> [B, H, W, 3]; features: [..., L]; observation: [..., H, W, 3] uint8.
+    """
+    return _in_parts(lambda *some: (_mean_error(decoder, *some), None), features, observation)[0]
+
+
+def _mean_error(decoder: Any, features: jax.Array, observation: jax.Array) -> jax.Array:
+    return jnp.sum((pixels(observation) - decoder(features)) ** 2) / len(features)
+
+
+def _forward(decoder, features, observation):
+    """The gradients are made here, where the decoder's layers are at hand; the way back only scales them."""
+
+    def both(features, observation):
+        error, (to_decoder, to_features) = jax.value_and_grad(_mean_error, (0, 1))(decoder, features, observation)
+        return (error, to_decoder), to_features * len(features)
+
+    (error, to_decoder), to_features = _in_parts(both, features, observation)
+    return error, (to_decoder, to_features.reshape(features.shape) / len(to_features))
+
+
+def _backward(saved, gradient):
+    return *jax.tree.map(lambda v: gradient * v, saved), None
+
+
+squared_error.defvjp(_forward, _backward)
+
+
+def _in_parts(function, features: jax.Array, observation: Array):
+    arrays = (features.reshape(-1, features.shape[-1]), jnp.asarray(observation).reshape(-1, *observation.shape[-3:]))
+    return mean_over_parts(function, arrays, (0, 0), at_a_time=PICTURES_AT_A_TIME)

@@ -1,0 +1,166 @@
+"""The graphical model of Fig. 2: what depends on what, written once. Filtering, acting and tests call `step`.
+
+    priors      p(x'|x,a)   p(y'|y)   p(z'|z,x',y',a)
+    posteriors  q(x',y'|h_x,h_y,z,o)  in one network (h_x carries the action)   q(z'|x',y',h_z,o)
+
+Shapes: T = time, B = batch, A = action, E = embedding of an observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from denoised_mdp.model.distributions import Array, Normal
+from denoised_mdp.model.latent import Factor, Latent, zeros
+from denoised_mdp.model.nets import GRU, MLP, Linear, gaussian
+
+
+class Evidence(NamedTuple):
+    """What an observation adds to the first layer of each posterior; no recurrence, so computed for all T at once."""
+
+    xy: jax.Array  # [B, width of the joint posterior of x and y]
+    z: jax.Array  # [B, width of z's posterior]
+
+
+class Prior(nnx.Module):
+    """inputs -> dense layers -> GRU(belief) -> N(mean, stddev): the prior of one part."""
+
+    def __init__(self, inputs: int, layers: int, belief: int, state: int, min_stddev: float, rngs: nnx.Rngs):
+        self.embed = MLP(inputs, [belief] * (layers - 1), belief, rngs)
+        self.gru = GRU(belief, belief, rngs)
+        self.head = MLP(belief, [belief], 2 * state, rngs)
+        self.min_stddev = min_stddev
+
+    def __call__(self, belief: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, Normal]:
+        """The next belief [B, N], and the prior of the next state given it."""
+        hidden = jax.nn.elu(self.embed(jnp.concatenate(inputs, axis=-1)))
+        belief = self.gru(hidden, belief)
+        return belief, gaussian(self.head(belief), self.min_stddev)
+
+
+class Posterior(nnx.Module):
+    """[latents, embedding] -> linear -> ELU -> linear: Gaussian parameters. The embedding's share comes hoisted."""
+
+    def __init__(self, latents: int, embedding: int, width: int, outputs: int, rngs: nnx.Rngs):
+        fan_in = latents + embedding
+        self.latents = Linear(latents, width, rngs, fan_in=fan_in)
+        self.embedding = Linear(embedding, width, rngs, fan_in=fan_in, use_bias=False)
+        self.output = Linear(width, outputs, rngs)
+
+    def __call__(self, evidence: jax.Array, *latents: jax.Array) -> jax.Array:
+        return self.output(jax.nn.elu(self.latents(jnp.concatenate(latents, axis=-1)) + evidence))
+
+
+class Transition(nnx.Module):
+    """Priors and posteriors of x, y and z. `belief` and `state` hold the widths of the parts; zero means absent."""
+
+    def __init__(
+        self,
+        *,
+        belief: Latent[int],
+        state: Latent[int],
+        action: int,
+        embedding: int,
+        min_stddev: float,
+        z_prior_uses_y: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.belief, self.state, self.min_stddev, self.z_prior_uses_y = belief, state, min_stddev, z_prior_uses_y
+        (hx, hy, hz), (sx, sy, sz) = belief, state
+        y_seen_by_z = (hy + sy) if z_prior_uses_y else 0
+        self.x_prior = Prior(sx + action, 1, hx, sx, min_stddev, rngs)
+        self.y_prior = Prior(sy, 1, hy, sy, min_stddev, rngs)
+        self.z_prior = Prior(hx + sx + y_seen_by_z + sz + action, 2, hz, sz, min_stddev, rngs)
+        self.xy_posterior = Posterior(hx + hy + hz + sz, embedding, hx + hy, 2 * (sx + sy), rngs)
+        self.z_posterior = Posterior(hx + sx + hy + sy + hz, embedding, hz, 2 * sz, rngs)
+
+    def initial(self, batch: tuple[int, ...]) -> Latent[Factor]:
+        """All zeros [batch, width]: before the first observation nothing is known (as Dreamer)."""
+        return zeros(self.belief, self.state, batch)
+
+    def noise(self, key: jax.Array, batch: tuple[int, ...]) -> Latent[jax.Array]:
+        """Standard normals [batch, S] for each part."""
+        return Latent(
+            *(jax.random.normal(k, (*batch, s)) for k, s in zip(jax.random.split(key, 3), self.state, strict=True))
+        )
+
+    def evidence(self, embedding: jax.Array) -> Evidence:
+        """[B, E] -> what it adds to the posteriors."""
+        return Evidence(self.xy_posterior.embedding(embedding), self.z_posterior.embedding(embedding))
+
+    def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, Normal]:
+        """x' ~ p(.|x, a): the next belief and prior. With a reward this is the whole MDP that a policy needs."""
+        return self.x_prior(x.belief, x.state, a)
+
+    def y_step(self, y: Factor) -> tuple[jax.Array, Normal]:
+        """y' ~ p(.|y): neither action nor x."""
+        return self.y_prior(y.belief, y.state)
+
+    def z_step(self, z: Factor, x: Factor, y: Factor, a: jax.Array) -> tuple[jax.Array, Normal]:
+        """z' ~ p(.|z, x', y', a), from the new x and y."""
+        seen = (x.features, z.state, a, y.features) if self.z_prior_uses_y else (x.features, z.state, a)
+        return self.z_prior(z.belief, *seen)
+
+    def step(
+        self, s: Latent[Factor], a: jax.Array, e: Evidence, noise: Latent[jax.Array]
+    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+        """Filters one observation: s' ~ q(.|s, a, o). Returns s', and q and p of every part.
+
+        s: latent [B], a: action [B, A] that led to the observation, e: its `evidence` [B],
+        noise: standard normals [B, S] of each part, drawn by the caller.
+        """
+        hx, px = self.x_step(s.x, a)
+        hy, py = self.y_step(s.y)
+        qx, qy = self._xy_posterior(hx, hy, s.z, e)
+        x, y = Factor(hx, qx.at(noise.x)), Factor(hy, qy.at(noise.y))
+        hz, pz = self.z_step(s.z, x, y, a)
+        qz = gaussian(self.z_posterior(e.z, x.features, y.features, hz), self.min_stddev)
+        z = Factor(hz, qz.at(noise.z))
+        return Latent(x, y, z), Latent(qx, qy, qz), Latent(px, py, pz)
+
+    def imagine_step(self, s: Latent[Factor], a: jax.Array, noise: Latent[jax.Array]) -> Latent[Factor]:
+        """s' ~ p(.|s, a) for all parts: open-loop prediction."""
+        hx, px = self.x_step(s.x, a)
+        hy, py = self.y_step(s.y)
+        x, y = Factor(hx, px.at(noise.x)), Factor(hy, py.at(noise.y))
+        hz, pz = self.z_step(s.z, x, y, a)
+        return Latent(x, y, Factor(hz, pz.at(noise.z)))
+
+    def observe(
+        self, s: Latent[Factor], actions: Array, e: Evidence, is_first: Array, noise: Latent[jax.Array]
+    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+        """Filters a sequence from the latent s [B] before it: a scan of `step`; everything returned is [T, B, ...].
+
+        actions [T, B, A]; e: evidence [T, B]; is_first [T, B]: there the previous latent and the action are zeroed.
+        """
+        return scan(self.step, s, actions, e, is_first, noise)
+
+    def _xy_posterior(self, hx: jax.Array, hy: jax.Array, z: Factor, e: Evidence) -> tuple[Normal, Normal]:
+        """One network for x and y, which see the same evidence (Sec. 3)."""
+        both = gaussian(self.xy_posterior(e.xy, hx, hy, z.belief, z.state), self.min_stddev)
+        (mx, my), (dx, dy) = (jnp.split(v, [self.state.x], axis=-1) for v in both)
+        return Normal(mx, dx), Normal(my, dy)
+
+
+def scan(
+    step: Callable[..., tuple[Latent[Factor], Latent[Normal], Latent[Normal]]],
+    s: Latent[Factor],
+    actions: Array,
+    e: Any,
+    is_first: Array,
+    noise: Latent[jax.Array],
+) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+    """Filters a sequence by any model's `step`; see `Transition.observe`."""
+
+    def body(s, inputs):
+        a, e, first, noise = inputs
+        s, a = jax.tree.map(lambda v: jnp.where(first[:, None], 0.0, v), (s, a))
+        s, q, p = step(s, a, e, noise)
+        return s, (s, q, p)
+
+    return jax.lax.scan(body, s, (actions, e, is_first, noise))[1]

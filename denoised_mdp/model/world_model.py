@@ -1,0 +1,154 @@
+"""Encoder, transition, decoder and reward heads; `model_loss` is the paper's Eq. 4.
+
+`DenoisedMDP` is a `protocol.WorldModel`; `tia.py` holds another one.
+Shapes: T = time, B = batch, H W = image, A = action.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal
+from denoised_mdp.model.latent import Factor, Latent, features
+from denoised_mdp.model.nets import MLP
+from denoised_mdp.model.optimizer import Adam
+from denoised_mdp.model.protocol import Batch
+from denoised_mdp.model.reconstruction import pixels, squared_error
+from denoised_mdp.model.transition import Evidence, Transition
+
+
+class Objective(NamedTuple):
+    """The weights of Eq. 4, extended by free nats for each part and the split of KL_x (Appendices B.1.2, B.4)."""
+
+    alpha: float
+    beta: Latent[float]  # beta.x is 1 in the paper
+    free_nats: Latent[float]  # each element of KL [T, B] counts at least this much
+    beta_free_nats_x: float  # the share of beta.x whose KL has free nats; beta.x itself unless split
+    reward_weight: float  # on -log p(r|x,y); 1 is the paper's
+
+
+class DenoisedMDP(nnx.Module):
+    """p(o|x,y,z), p(r|x) + p(r|y), the transition, and the encoder of the posteriors."""
+
+    def __init__(
+        self,
+        encoder: nnx.Module,
+        decoder: nnx.Module,
+        transition: Transition,
+        *,
+        reward_widths: list[int],
+        continue_head: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.encoder, self.decoder, self.transition = encoder, decoder, transition
+        x, y, _ = (n + m for n, m in zip(transition.belief, transition.state, strict=True))
+        self.reward_x = MLP(x, reward_widths, 1, rngs)
+        self.reward_y = MLP(y, reward_widths, 1, rngs) if y else None
+        self.continue_x = MLP(x, reward_widths, 1, rngs) if continue_head else None
+
+    def evidence(self, observation: Array) -> Evidence:
+        """What pictures [B, H, W, 3] uint8 say to the posteriors; `Transition.step` takes it."""
+        return self.transition.evidence(self.encoder(pixels(observation)))
+
+    def reward(self, x: Factor, y: Factor) -> jax.Array:
+        """[B], the mean of p(r|x,y): the sum of two Gaussians' means (Appendix A.2)."""
+        of_x = self.reward_x(x.features)[..., 0]
+        return of_x if self.reward_y is None else of_x + self.reward_y(y.features)[..., 0]
+
+    def x_reward(self, x: Factor) -> jax.Array:
+        """[B], E p(r_x|x): the only reward that a policy is trained on (Algorithm 1)."""
+        return self.reward_x(x.features)[..., 0]
+
+    def continuation(self, x: Factor) -> jax.Array:
+        """[B], the probability that the episode goes on; 1 without a head."""
+        if self.continue_x is None:
+            return jnp.ones(x.state.shape[:-1])
+        return jax.nn.sigmoid(self.continue_x(x.features)[..., 0])
+
+    def decode(self, s: Latent[Factor]) -> jax.Array:
+        """[B, H, W, 3], the mean picture, in the units of `pixels`."""
+        return self.decoder(features(s))
+
+    def layers(self, s: Latent[Factor]) -> OrderedDict[str, jax.Array]:
+        """By title, pictures [B, H, W, 3] that a model mixes its own from: none here, one decoder sees all parts."""
+        return OrderedDict()
+
+    def observe(
+        self, observation: Array, action: Array, is_first: Array, noise: Latent[jax.Array]
+    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+        """Filters sequences from a zero latent: [T, B, H, W, 3] uint8, [T, B, A], [T, B], standard normals [T, B, S].
+
+        Returns s, q and p of every part, [T, B, ...]. The first row starts from nothing: its previous latent and
+        its action are zero, as at an episode's start (Sec. 3).
+        """
+        starts = jnp.asarray(is_first).at[0].set(True)
+        initial = self.transition.initial(starts.shape[1:])
+        return self.transition.observe(initial, action, self.evidence(observation), starts, noise)
+
+
+def model_loss(
+    model: DenoisedMDP, batch: Batch, noise: Latent[jax.Array], objective: Objective
+) -> tuple[jax.Array, tuple[Latent[Factor], dict[str, jax.Array]]]:
+    """Eq. 4:  -log p(o|s) - log p(r|x,y) + alpha (beta_x KL_x + beta_y KL_y + beta_z KL_z), a mean over [T, B].
+
+    The reward's term has a weight, and with a continuation head - log p(goes on|x) is added; the paper has neither.
+
+    noise: standard normals [T, B, S]. Returns the loss, the filtered latents [T, B] and metrics, in nats.
+    Free nats clip each element of a KL from below; KL_x may be split into a part with and a part without them.
+    """
+    alpha, beta, free_nats, beta_free_nats_x, reward_weight = objective
+    s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
+    kl_x, kl_y, kl_z = (q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True))  # each [T, B]
+    clipped_x, clipped_y, clipped_z = map(jnp.maximum, (kl_x, kl_y, kl_z), free_nats)
+    kl = beta_free_nats_x * clipped_x + (beta.x - beta_free_nats_x) * kl_x + beta.y * clipped_y + beta.z * clipped_z
+    error, size = squared_error(model.decoder, features(s), batch.observation), math.prod(batch.observation.shape[-3:])
+    nll_observation = 0.5 * error + size * HALF_LOG_2PI  # unit variance; a mean over [T, B] already
+    nll_reward = 0.5 * (batch.reward - model.reward(s.x, s.y)) ** 2 + HALF_LOG_2PI
+    loss = nll_observation + reward_weight * nll_reward + alpha * kl
+    metrics = {
+        "observation_loss": nll_observation,
+        "observation_mse": error / size,
+        "reward_loss": nll_reward,
+        "kl_x": kl_x,
+        "kl_y": kl_y,
+        "kl_z": kl_z,
+        "kl_x_loss": clipped_x,
+        "kl_y_loss": clipped_y,
+        "kl_z_loss": clipped_z,
+    }
+    if model.continue_x is not None:
+        logit = model.continue_x(s.x.features)[..., 0]
+        goes_on = 1.0 - batch.is_terminal
+        nll_continue = jax.nn.softplus(logit) - goes_on * logit
+        loss = loss + nll_continue
+        metrics["continue_loss"] = nll_continue
+    metrics = {"loss": loss} | metrics
+    return jnp.mean(loss), (s, jax.tree.map(jnp.mean, metrics))
+
+
+@dataclass(frozen=True)
+class DenoisedLearner:
+    """One optimiser on one loss."""
+
+    objective: Objective
+    optimizer: Adam
+
+    def init(self, world_model: DenoisedMDP) -> optax.OptState:
+        """The optimiser's moments before the first update."""
+        return self.optimizer.init(world_model)
+
+    def update(
+        self, world_model: DenoisedMDP, moments: optax.OptState, batch: Batch, noise: Latent[jax.Array]
+    ) -> tuple[DenoisedMDP, optax.OptState, Latent[Factor], dict[str, jax.Array]]:
+        """The model and its moments after one step, the latents [T, B] that the old one filtered, and metrics."""
+        gradients, (s, metrics) = jax.grad(model_loss, has_aux=True)(world_model, batch, noise, self.objective)
+        world_model, moments, norm = self.optimizer.step(world_model, gradients, moments)
+        return world_model, moments, s, metrics | {"grad_norm": norm}

@@ -1,0 +1,14 @@
+"""What lies on disk: a run's folder, what is kept in it, and how it is read again.
+
+run_dir        whose a folder is, and which checkpoints it has; no jax
+checkpoint     all that a run goes on from
+replay         experience, one file an episode; no jax
+device_replay  a copy of it on the accelerator
+logger         metrics, pictures and videos: files, TensorBoard, Weights & Biases
+metrics        what each of them means
+progress       the line that shows how far a run is
+evaluation     held-out episodes of an agent that was saved, and their statistics
+compilation    jax's cache of compiled programs
+
+Nothing is imported here: what needs no jax shall not pay for it.
+"""

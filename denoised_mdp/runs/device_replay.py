@@ -1,0 +1,116 @@
+"""The replay on an accelerator: a copy of what can be sampled, gathered inside the compiled chunk of updates.
+
+The replay on disk is written as ever and decides what is sampled: the same draws from the same generator, and so the
+same batches, bit for bit. Here is where each of its rows lies on the device. What is new is copied from its files
+before sampling, so that a run that goes on fills the device in the same way.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from denoised_mdp.agent.batch import Gathered, Rows
+from denoised_mdp.errors import UserError
+from denoised_mdp.runs.replay import Replay
+
+PIECE = 256  # rows written at a time: always as many, so that one program does it
+SHARE = 0.8  # of the device's memory, which the agent needs too
+
+
+def rows_needed(*, capacity: int, env_steps: int, action_repeat: int, episode_frames: int, envs: int) -> int:
+    """The most rows that a run holds at a time, if its episodes have their full length: each begins with a reset's."""
+    steps, length = -(-env_steps // action_repeat) + envs, -(-episode_frames // action_repeat)
+    ever = steps + -(-steps // length) + envs
+    held = max(capacity, length + 1) + envs * (length + 1)  # what has ended, and what goes on
+    return min(ever, held)
+
+
+class DeviceReplay:
+    """Places for so many rows on the device, and which rows of a replay they hold.
+
+    Args:
+        record: dtype of the replay's records.
+        rows: R.
+        device: or a sharding; None for the first device.
+        share: of the device's memory that it may take.
+
+    Raises:
+        UserError: the device's memory is too small.
+    """
+
+    def __init__(
+        self, record: np.dtype, rows: int, device: jax.sharding.Sharding | None = None, *, share: float = SHARE
+    ):
+        shapes = {name: record[name].shape for name in Rows._fields}
+        shapes["observation"] = (int(np.prod(shapes["observation"])),)
+        types = {name: record[name].base for name in Rows._fields}
+        _check_fits(rows, sum(int(np.prod(shapes[name])) * types[name].itemsize for name in Rows._fields), share)
+        self.rows = Rows(*(jnp.zeros((rows, *shapes[name]), types[name], device=device) for name in Rows._fields))
+        self._size = rows
+        self._free = np.arange(rows, dtype=np.int32)
+        self._places: dict[int, NDArray[np.int32]] = {}  # by episode, of its rows that are here
+        self._replay: Replay | None = None
+
+    def update(self, replay: Replay) -> None:
+        """Copies what `replay` has to sample and this lacks, forgets what it has forgotten; `sample` is of that then.
+
+        Raises:
+            UserError: there are more rows than places.
+        """
+        self._replay = replay
+        held = {episode.id: episode for episode in replay.sampled()}
+        for id in self._places.keys() - held.keys():
+            self._free = np.concatenate([self._free, self._places.pop(id)])
+        for id, episode in held.items():
+            known = self._places.get(id, self._free[:0])
+            if len(known) == episode.length:
+                continue
+            new, self._free = np.split(self._free, [episode.length - len(known)])
+            if len(known) + len(new) < episode.length:
+                raise UserError(
+                    f"replay.device=true: the replay has outgrown the {self._size} rows that episodes of full length "
+                    "would take; the same command with replay.device=false goes on from the last checkpoint"
+                )
+            self._places[id] = np.concatenate([known, new])
+            for start in range(len(known), episode.length, PIECE):
+                places = self._places[id][start : start + PIECE]
+                self._write(places, replay.rows(episode, start, len(places)))
+
+    def sample(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> Gathered:
+        """The batches that `Replay.sample` draws with the same arguments, to be gathered on the device."""
+        assert self._replay is not None, "update comes first"
+        starts = self._replay.draw(rng, updates, length, batch)
+        places = np.stack([self._places[episode.id][start : start + length] for episode, start in starts])
+        return Gathered(self.rows, places.reshape(updates, batch, length).swapaxes(1, 2))
+
+    def _write(self, places: NDArray[np.int32], records: NDArray[Any]) -> None:
+        """One piece; what it lacks of `PIECE` rows goes to a place that does not exist."""
+        missing = PIECE - len(places)
+        shapes = {name: array.shape[1:] for name, array in self.rows._asdict().items()}
+        piece: list[Any] = [records[name].reshape(len(places), *shape) for name, shape in shapes.items()]
+        padded = [np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for v in piece]
+        self.rows = _written(self.rows, np.pad(places, (0, missing), constant_values=self._size), padded)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(rows: Rows, places: jax.Array, piece: list[jax.Array]) -> Rows:
+    return Rows(*(array.at[places].set(new, mode="drop") for array, new in zip(rows, piece, strict=True)))
+
+
+def _check_fits(rows: int, row_bytes: int, share: float) -> None:
+    """Against the memory that the device tells, or, where it is the machine's, against that."""
+    stats = jax.devices()[0].memory_stats()
+    has = stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if rows * row_bytes > share * has:
+        raise UserError(
+            f"replay.device=true: {rows} rows of {row_bytes} bytes take {rows * row_bytes / 2**30:.1f} GiB, and of "
+            f"the device's {has / 2**30:.1f} GiB at most {share:.0%} are for them: a smaller replay.capacity, or "
+            "replay.device=false"
+        )

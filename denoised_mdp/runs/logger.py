@@ -1,0 +1,231 @@
+"""Where metrics and videos of a run go: metrics.jsonl always; TensorBoard, Weights & Biases and the terminal if wanted.
+
+A line of metrics.jsonl is {"env_step": 12000, "model/loss": 11301.2, ...}; what is not finite is null. Names are those
+of denoised_mdp/runs/metrics.py. TensorBoard and wandb are imported only when used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self, SupportsFloat
+
+import numpy as np
+
+from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.runs.metrics import METRICS
+from denoised_mdp.runs.progress import ProgressLine, Speed
+
+FILE = "metrics.jsonl"
+PROJECT = "denoised-mdp"  # in Weights & Biases
+
+WandbMode = Literal["disabled", "offline", "online"]
+
+
+class Logger:
+    """Writes nothing before `start`; each line is handed to the operating system at once, so a kill loses none.
+
+    Args:
+        run_dir: the run's folder.
+        total_env_steps: where the run ends, for the time left.
+        tensorboard: write events to run_dir/tensorboard.
+        wandb_mode: `offline` needs no account: `wandb sync` can upload run_dir/wandb later.
+        progress: keep a line on the terminal, or repeat it now and then where there is none.
+        config: settings to show in Weights & Biases, nested plain data.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        total_env_steps: int,
+        tensorboard: bool = True,
+        wandb_mode: WandbMode = "disabled",
+        progress: bool = True,
+        config: Mapping[str, Any] | None = None,
+    ):
+        self._run_dir, self._total, self._config = run_dir, total_env_steps, dict(config or {})
+        self._use_tensorboard, self._use_progress = tensorboard, progress
+        self.latest: dict[str, float] = {}  # the last value of everything logged since `start`
+        self._wandb_mode: WandbMode = wandb_mode
+        self.speed = Speed()
+        self._lines: BinaryIO | None = None
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        self._progress: ProgressLine | None = None
+
+    def start(self, env_step: int | None = None) -> None:
+        """Goes on from the checkpoint of `env_step`, or, with None, begins: what was logged beyond is dropped.
+
+        In TensorBoard it is hidden; Weights & Biases keeps it, and shows both.
+
+        Raises:
+            UserError: wandb is not installed, or has no account for `online`.
+        """
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        self._lines = _reopen(self._run_dir / FILE, env_step)
+        if self._use_tensorboard:
+            self._tensorboard = _start_tensorboard(self._run_dir / "tensorboard", env_step)
+        if self._wandb_mode != "disabled":
+            self._wandb = _start_wandb(self._run_dir, self._wandb_mode, self._config)
+        if self._use_progress:
+            self._progress = ProgressLine(self._total, self.speed)
+        self.progress(env_step or 0)
+
+    def progress(self, env_step: int) -> None:
+        """Says how far the run is; cheap enough for every step."""
+        self.speed.update(env_step)
+        if self._progress is not None:
+            self._progress.update(env_step)
+
+    @property
+    def env_steps_per_second(self) -> float | None:
+        """The run's recent speed, from what `progress` was told; None until something has been done."""
+        return self.speed.env_steps_per_second
+
+    def log(self, env_step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+        """Writes numbers of one moment, Python's, numpy's or jax's, to all destinations.
+
+        Raises:
+            ValueError: a name is not listed in metrics.py. RuntimeError: before `start`, or after `close`.
+        """
+        if unknown := sorted(metrics.keys() - METRICS.keys()):
+            raise ValueError(
+                f"no such metric: {', '.join(unknown)}; new names are listed in denoised_mdp/runs/metrics.py"
+            )
+        if self._lines is None:
+            raise RuntimeError("the logger has not been started, or has been closed")
+        numbers = {name: _number(value) for name, value in metrics.items()}
+        line = {"env_step": env_step} | {name: v if math.isfinite(v) else None for name, v in numbers.items()}
+        # One unbuffered write of one whole line: an interrupt comes before it or after it.
+        self._lines.write((json.dumps(line, allow_nan=False) + "\n").encode())
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                if math.isfinite(value):  # of others it would print a warning each time
+                    self._tensorboard.add_scalar(name, value, env_step)
+        if self._wandb is not None:
+            self._wandb.log({"env_step": env_step} | numbers)
+        self.latest |= numbers
+        self.speed.update(env_step)
+        if self._progress is not None:
+            self._progress.update(env_step, numbers)
+
+    def video(self, env_step: int, name: str, path: Path) -> None:
+        """Shows an mp4 or a GIF that lies at `path` in Weights & Biases. TensorBoard cannot play one."""
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log(
+                {"env_step": env_step, name: wandb.Video(str(path), format="gif" if path.suffix == ".gif" else "mp4")}
+            )
+
+    def image(self, env_step: int, name: str, path: Path) -> None:
+        """Shows a PNG that lies at `path` in TensorBoard and in Weights & Biases."""
+        if self._tensorboard is not None:
+            from PIL import Image
+
+            self._tensorboard.add_image(name, np.asarray(Image.open(path).convert("RGB")), env_step, dataformats="HWC")
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({"env_step": env_step, name: wandb.Image(str(path))})
+
+    def flush(self) -> None:
+        """Brings to the disk what is still on its way, as before a checkpoint."""
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Ends all destinations; twice is no harm."""
+        # Each is let go of before it is closed: should one fail, another `close` still ends the others.
+        if (progress := self._progress) is not None:
+            self._progress = None
+            progress.close()
+        if (lines := self._lines) is not None:
+            self._lines = None
+            lines.close()
+        if (tensorboard := self._tensorboard) is not None:
+            self._tensorboard = None
+            tensorboard.close()
+        if (run := self._wandb) is not None:
+            self._wandb = None
+            run.finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, which may still be growing; none if there are none yet."""
+    path = run_dir / FILE
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _number(value: SupportsFloat) -> float | int:
+    kind = np.asarray(value).dtype.kind
+    return int(np.asarray(value)) if kind in "iu" else float(value)
+
+
+def _reopen(path: Path, env_step: int | None) -> BinaryIO:
+    """The file to append to, without the lines beyond `env_step` and without one that was cut short."""
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        last = -1 if env_step is None else env_step
+        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["env_step"] <= last]
+        if kept != lines:
+            partial = path.with_name(path.name + ".partial")
+            partial.write_bytes(b"".join(kept))
+            partial.replace(path)
+    return path.open("ab", buffering=0)
+
+
+def _start_tensorboard(folder: Path, env_step: int | None) -> Any:
+    from tensorboardX import SummaryWriter
+
+    if env_step is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=env_step + 1)
+
+
+def _start_wandb(run_dir: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
+    """A wandb run; the same one, by its id, when a run goes on."""
+    try:
+        import wandb
+        from wandb.errors import Error
+    except ImportError:
+        raise UserError(f"logger.wandb={mode} needs wandb: pip install wandb") from None
+    id_file = run_dir / "wandb_id.txt"
+    run_id = id_file.read_text().strip() if id_file.exists() else uuid.uuid4().hex[:8]
+    try:
+        run = wandb.init(
+            project=PROJECT,
+            name=run_dir.name,
+            id=run_id,
+            resume="allow" if mode == "online" else None,  # offline, the id alone joins the parts when synced
+            reinit="create_new",  # beside those of other seeds
+            mode=mode,
+            dir=str(run_dir),
+            config=config,
+            settings=wandb.Settings(silent=mode == "offline", console="off"),  # online, it tells the address
+        )
+    except Error as error:
+        raise UserError(
+            f"logger.wandb={mode}: {one_line(error)}; `wandb login` sets up an account, offline needs none"
+        ) from None
+    id_file.write_text(run_id + "\n")
+    run.define_metric("env_step")
+    run.define_metric("*", step_metric="env_step")
+    return run

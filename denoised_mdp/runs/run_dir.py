@@ -1,0 +1,89 @@
+"""A run's folder: whose it is, and what can be read from it. `config.yaml` in it is the run's resolved configuration.
+
+No jax here: a misspelt option should be found before seconds of imports.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from denoised_mdp.config import Config
+from denoised_mdp.config import schema as settings
+from denoised_mdp.errors import UserError, one_line
+
+CONFIG = "config.yaml"
+
+
+def check(config: Config) -> None:
+    """Whether `config.run_dir` is free, or holds this very run, which then goes on. Writes nothing.
+
+    Raises:
+        UserError: it holds a run of another configuration, or something else, or lies in a run's folder.
+    """
+    run_dir = Path(config.run_dir)
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"run_dir={run_dir} is a file; it should be a folder, or not exist yet")
+    if (run_dir.parent / CONFIG).exists():
+        raise UserError(
+            f"run_dir={run_dir} lies in the folder of another run, {run_dir.parent}; choose another run_dir"
+        )
+    if (run_dir / CONFIG).exists():
+        found = settings.differences(settings.load(run_dir / CONFIG), config)
+        if found:
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            raise UserError(
+                f"run_dir={run_dir} holds a run of another configuration ({', '.join(found[:5])}{more}); "
+                "choose another run_dir, or delete that one"
+            )
+    elif run_dir.exists() and any(entry.name != f"{CONFIG}.partial" for entry in run_dir.iterdir()):
+        raise UserError(f"run_dir={run_dir} holds other files and no {CONFIG}; choose another run_dir")
+
+
+def claim(config: Config) -> Path:
+    """Makes the folder this run's by writing the configuration into it, and returns it.
+
+    The first thing that a run writes: call it once all else has been checked.
+
+    Raises:
+        UserError: as `check`, or the folder cannot be written.
+    """
+    check(config)
+    run_dir = Path(config.run_dir)
+    try:
+        settings.save(config, run_dir / CONFIG)
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir} cannot be written: {one_line(error)}") from None
+    return run_dir
+
+
+def load(run_dir: Path) -> Config:
+    """The configuration of the run in a folder, which may have been moved since.
+
+    Raises:
+        UserError: there is no run.
+    """
+    if not run_dir.is_dir():
+        raise UserError(f"run_dir={run_dir}: there is no such folder")
+    if not (run_dir / CONFIG).exists():
+        raise UserError(f"run_dir={run_dir} holds no run: there is no {CONFIG} in it")
+    return settings.load(run_dir / CONFIG).model_copy(update={"run_dir": str(run_dir)})
+
+
+def checkpoint(run_dir: Path, which: str) -> Path:
+    """The folder of a run's checkpoint: the `latest`, or the one of an env step.
+
+    Raises:
+        UserError: the run has no such checkpoint.
+    """
+    from denoised_mdp.runs.checkpoint import all_of  # imports jax
+
+    found = all_of(run_dir)
+    if not found:
+        raise UserError(f"run_dir={run_dir} has no checkpoint yet")
+    if which == "latest":
+        return found[-1]
+    for path in found:
+        if which.isdigit() and int(path.name) == int(which):
+            return path
+    steps = ", ".join(str(int(path.name)) for path in found)
+    raise UserError(f"checkpoint={which}: there is none, only latest and those of env steps {steps}")

@@ -1,0 +1,125 @@
+"""Several devices, here or in several processes: each computes its share of every batch, all hold the whole state.
+
+XLA divides the program: what is computed from a batch is divided as the batch is, and gradients are summed over the
+devices. The numbers of a run so are those of one device but for the order of sums.
+
+Of several processes the first leads: it collects, evaluates and writes the run's folder. The others read the replay
+there, draw as it draws, and read their share of every batch alone; before each block of updates they are told what
+the replay holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.model.sharding import AXIS
+
+
+def join_processes() -> None:
+    """Makes this process one of several, as SLURM, Open MPI or JAX_COORDINATOR_ADDRESS tell; before any computation.
+
+    Raises:
+        UserError: they tell of no other processes, or those cannot be reached.
+    """
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"distributed=true: jax finds no other processes: {one_line(error)}") from None
+
+
+class Devices:
+    """The devices that updates are computed on, the first of every process.
+
+    Args:
+        count: of each process.
+        batch_size: B, to be divided among all of them.
+        seeds: of several it is they that are divided.
+
+    Raises:
+        UserError: there are fewer devices, or what they share cannot be divided.
+    """
+
+    def __init__(self, count: int, batch_size: int, seeds: int = 1):
+        here = jax.local_device_count()
+        if count > here:
+            raise UserError(f"devices={count}: there are {here} ({jax.default_backend()})")
+        self.processes, process = jax.process_count(), jax.process_index()
+        self.leads = process == 0
+        total = count * self.processes
+        shared, what = (
+            (seeds, f"{seeds} unfinished seeds") if seeds > 1 else (batch_size, f"train.batch_size={batch_size}")
+        )
+        if shared % total:
+            of_each = "" if self.processes == 1 else f" in each of {self.processes} processes"
+            raise UserError(f"{what}: cannot be divided among devices={count}{of_each}")
+        self.several, self.seeds = total > 1, seeds
+        share = batch_size // self.processes
+        # The sequences of a batch that this process reads: None for all of them.
+        self.columns = None if self.processes == 1 else range(share * process, share * (process + 1))
+        used = [d for p in range(self.processes) for d in jax.local_devices(p)[:count]]
+        mesh = jax.make_mesh((total,), (AXIS,), (AxisType.Auto,), devices=used)
+        self._mesh, self._divided = mesh, NamedSharding(mesh, PartitionSpec(None, None, AXIS))
+        self.whole = NamedSharding(mesh, PartitionSpec()) if self.several else None  # of arrays that all devices hold
+        self.by_seed = NamedSharding(mesh, PartitionSpec(AXIS)) if self.several else None  # of arrays [S, ...]
+
+    def replicate(self, tree: Any) -> Any:
+        """The same arrays on every device, random keys too."""
+
+        def replicated(array: jax.Array) -> jax.Array:
+            if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(replicated(jax.random.key_data(array)))
+            return jax.make_array_from_process_local_data(self.whole, np.asarray(array), array.shape)
+
+        return jax.tree.map(replicated, tree) if self.several else tree
+
+    def local(self, tree: Any) -> Any:
+        """Of replicated arrays those on the first device of this process, on which it can compute alone."""
+        return jax.tree.map(lambda v: v.addressable_data(0), tree) if self.several else tree
+
+    def divide(self, batches: Any) -> Any:
+        """Numpy arrays [K, T, B, ...], of B the `columns` of this process, over the devices of all."""
+
+        def divided(array: Any) -> Any:
+            on_device = isinstance(array, jax.Array)
+            return array if on_device else jax.make_array_from_process_local_data(self._divided, array)
+
+        return jax.tree.map(divided, batches) if self.several else batches
+
+    def divide_seeds(self, tree: Any) -> Any:
+        """Arrays [S, ...], each device having its share of the seeds."""
+        return jax.device_put(tree, self.by_seed) if self.several else tree
+
+    def gather(self, tree: Any) -> Any:
+        """Arrays that were divided, whole on the first device."""
+        return jax.device_put(tree, jax.local_devices()[0]) if self.several else tree
+
+    def tell(self, message: Any = None) -> Any:
+        """In every process what the first one gives, plain JSON data; it waits until all have called this."""
+        if self.processes == 1:
+            return message
+        text = np.frombuffer(json.dumps(message).encode() if self.leads else b"", np.uint8)
+        size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+        padded = np.zeros(1 << size.bit_length(), np.uint8)  # few lengths, each of which compiles anew
+        padded[: text.size] = text
+        told = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+        return json.loads(told[:size].tobytes())
+
+    def compiled(self, train_chunk: Callable[..., Any]) -> Any:
+        """`Agent.train_chunk` with batches divided; state and metrics come back whole on every device."""
+        if not self.several:
+            return train_chunk
+
+        def divided(*arguments: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
+                return train_chunk(*arguments)
+
+        return jax.jit(divided, donate_argnums=0, out_shardings=self.whole)

@@ -1,0 +1,37 @@
+"""How fast the agent acts: a frame from the host, encoded, filtered, an action back on the host."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from benchmarks.table import Row
+from benchmarks.timing import timed
+from denoised_mdp.agent import Agent
+from denoised_mdp.config import Config
+
+ENVIRONMENTS = (1, 4, 16)
+CALLS = 20  # in one measurement
+
+
+def measure(config: Config, *, action_size: int, repeats: int) -> list[Row]:
+    """Agent steps per second of all environments together, while exploring."""
+    agent, key, size = Agent(config, action_size), jax.random.key(0), config.env.image_size
+    state = agent.create(key)
+    rows = []
+    for count in ENVIRONMENTS:
+        observation = np.zeros((count, size, size, 3), np.uint8)
+        is_first = np.zeros(count, bool)
+
+        def act(count=count, observation=observation, is_first=is_first):
+            memory = agent.initial(count)
+            for _ in range(CALLS):
+                memory = agent.act(
+                    state.world_model, state.policy.actor, memory, observation, is_first, key, explore=True
+                )
+                np.asarray(memory.action)
+
+        act()
+        seconds = float(np.median([timed(act)[0].wall for _ in range(repeats)])) / CALLS
+        rows.append(Row(f"environments_{count}", count / seconds, "agent steps/s", f"{1000 * seconds:.3g} ms a call"))
+    return rows

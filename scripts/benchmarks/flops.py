@@ -1,0 +1,169 @@
+"""The arithmetic of one update: counted by hand from the widths, and in a traced program.
+
+A multiplication counts 1, and so does a sum. By hand, only what the result needs: matrix products and convolutions,
+forward, and backward to weights and inputs where a gradient is wanted. A traced program may do more, such as products
+with the zeros that pad a picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from denoised_mdp.config.schema import Config, DenoisedModel, DynamicsPolicy
+from denoised_mdp.model.nets import CONV_DECODER, CONV_ENCODER, LAST, PATCHES
+
+FORWARD, TO_WEIGHTS, TO_INPUTS = 1, 1, 1  # each pass does as many products as the first
+ALL = FORWARD + TO_WEIGHTS + TO_INPUTS
+
+
+def of_update(config: Config, action_size: int) -> dict[str, int]:
+    """FLOP of one update of model and policy, by part; the sum is the update's.
+
+    Raises:
+        ValueError: not counted by hand: another model than x, xy or xyz, another policy than dynamics.
+    """
+    return of_model(config, action_size) | of_policy(config, action_size)
+
+
+def of_model(config: Config, action_size: int) -> dict[str, int]:
+    """FLOP of one update of the world model, by part."""
+    model, rows = config.model, config.train.batch_size * config.train.batch_length
+    if not isinstance(model, DenoisedModel):
+        raise ValueError(f"model={model.name}: only the arithmetic of model=x, xy and xyz has been counted")
+    first, others = encoder_products(config)
+    heads = _dense(model.x.belief + model.x.state, *model.reward_widths, 1) * (2 if model.continue_head else 1)
+    if model.y.belief:
+        heads += _dense(model.y.belief + model.y.state, *model.reward_widths, 1)
+    return {
+        "encoder": 2 * rows * ((FORWARD + TO_WEIGHTS) * first + ALL * others),
+        "transition": 2 * rows * ALL * _transition(model, action_size),
+        "decoder": 2 * rows * ALL * decoder_products(config),
+        "reward": 2 * rows * ALL * heads,
+    }
+
+
+def of_policy(config: Config, action_size: int) -> dict[str, int]:
+    """FLOP of one update of actor and critic, by part: imagination, through which gradients flow, and the critic."""
+    policy, model = config.policy, config.model
+    if not isinstance(policy, DynamicsPolicy):
+        raise ValueError(f"policy={policy.name}: only the arithmetic of policy=dynamics has been counted")
+    starts = -(-config.train.batch_size * config.train.batch_length // policy.start_every)
+    x = model.x.belief + model.x.state
+    actor = [x, *policy.actor_widths, 2 * action_size]
+    critic = [x, *policy.critic_widths, 1]
+    head = _dense(x, *model.reward_widths, 1)
+    heads, at_the_start = (2 * head, head) if model.continue_head else (head, 0)
+    fixed = _prior(model.x.state + action_size, 1, model.x.belief, model.x.state) + heads + _dense(*critic)
+    # Nothing wants the gradient of an MLP's first product to the stopped latent that goes in.
+    of_actor = ALL * _dense(*actor) - TO_INPUTS * actor[0] * actor[1]
+    of_critic = (TO_WEIGHTS + TO_INPUTS) * _dense(*critic) - TO_INPUTS * critic[0] * critic[1]  # the values are there
+    return {
+        "imagination": 2 * starts * (policy.horizon * (of_actor + (FORWARD + TO_INPUTS) * fixed) + at_the_start),
+        "critic": 2 * starts * (policy.horizon - 1) * of_critic,
+    }
+
+
+def encoder_products(config: Config) -> tuple[int, int]:
+    """Products for one picture: of the first layer, which sees it, and of the others."""
+    model, side = config.model, config.env.image_size
+    if model.encoder == "patch":
+        channels = [3, *model.patch_channels]
+        layers = []
+        for (inputs, outputs), size in zip(pairwise(channels), PATCHES, strict=True):
+            side //= size
+            layers.append(side * side * size * size * inputs * outputs)
+        outputs = channels[-1]
+    else:
+        layers, outputs = [], 3
+        for width, kernel, stride in CONV_ENCODER[side]:
+            inputs, outputs = outputs, width * model.conv_features
+            side = (side - kernel) // stride + 1
+            layers.append(side * side * kernel * kernel * inputs * outputs)
+    layers.append(side * side * outputs * model.embedding)
+    return layers[0], sum(layers[1:])
+
+
+def decoder_products(config: Config) -> int:
+    """Products for one picture."""
+    model, size = config.model, config.env.image_size
+    latents = sum(part.belief + part.state for part in (model.x, model.y, model.z))
+    if model.decoder == "patch":
+        side = size // math.prod(PATCHES)
+        channels = [3, *model.patch_channels]
+        products = _dense(latents, model.decoder_hidden, side * side * channels[-1])
+        for (outputs, inputs), patch in zip(list(pairwise(channels))[::-1], PATCHES[::-1], strict=True):
+            products += side * side * inputs * outputs * patch * patch
+            side *= patch
+        return products
+    products, inputs, side = _dense(latents, model.decoder_hidden), model.decoder_hidden, 1
+    layers = [(width * model.conv_features, kernel, stride) for width, kernel, stride in CONV_DECODER[size]]
+    for outputs, kernel, stride in [*layers, (3, *LAST)]:
+        products += side * side * inputs * kernel * kernel * outputs
+        inputs, side = outputs, (side - 1) * stride + kernel
+    return products
+
+
+def of_program(function: Callable[..., Any], *arguments: Any) -> int:
+    """FLOP of the matrix products and convolutions of a traced function, loops as often as they run.
+
+    The zeros of dilated and padded convolutions count as if they were numbers.
+    """
+    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _transition(model: DenoisedModel, action_size: int) -> int:
+    """Products of one step of filtering, for one sequence, the embedding's share included."""
+    x, y, z = model.x, model.y, model.z
+    seen_by_z = x.belief + x.state + z.state + action_size + (y.belief + y.state if model.z_prior_uses_y else 0)
+    priors = _prior(x.state + action_size, 1, x.belief, x.state) + _prior(y.state, 1, y.belief, y.state)
+    priors += _prior(seen_by_z, 2, z.belief, z.state)
+    both = x.belief + y.belief
+    xy_inputs = both + z.belief + z.state + model.embedding
+    z_inputs = both + x.state + y.state + z.belief + model.embedding
+    return priors + _dense(xy_inputs, both, 2 * (x.state + y.state)) + _dense(z_inputs, z.belief, 2 * z.state)
+
+
+def _prior(inputs: int, layers: int, belief: int, state: int) -> int:
+    gru = 2 * belief * 3 * belief
+    return _dense(inputs, *[belief] * layers) + gru + _dense(belief, belief, 2 * state)
+
+
+def _dense(*widths: int) -> int:
+    return sum(n * m for n, m in pairwise(widths))
+
+
+def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    name, parameters = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        lengths = [equation.invars[0].aval.shape[axis] for axis in contracted]
+        return 2 * math.prod(lengths) * equation.outvars[0].aval.size
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
+        return 2 * equation.outvars[0].aval.size * kernel.size // outputs
+    times = parameters["length"] if name == "scan" else 1
+    return times * sum(map(_of_jaxpr, _inner(parameters.values())))
+
+
+def _inner(values: Sequence[Any] | Any) -> list[core.Jaxpr]:
+    """The programs among the parameters of an equation."""
+    found = []
+    for value in values:
+        if isinstance(value, core.ClosedJaxpr):
+            found.append(value.jaxpr)
+        elif isinstance(value, core.Jaxpr):
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            found += _inner(value)
+    return found

@@ -1,0 +1,223 @@
+"""Collecting beside updates: what the actor knows, what the learner sees, whatever the clock; stopping and going on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from environments import RUN
+from safetensors.numpy import load_file
+
+from denoised_mdp.agent import Agent
+from denoised_mdp.config.compose import compose
+from denoised_mdp.runs import checkpoint, run_dir
+from denoised_mdp.runs.logger import read_metrics
+from denoised_mdp.runs.replay import Replay
+from denoised_mdp.training import loop
+from denoised_mdp.training.background import Blocks
+
+OVERRIDES = [
+    *RUN,
+    *("train.staleness=1", "evaluate.every=60", "evaluate.video_every=1000"),
+    *("checkpoint.every=7", "checkpoint.keep=100", "replay.memory_mb=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def agent() -> Agent:
+    """One that acts as it should, and whose updates, quickly compiled, only tell where they have been."""
+    agent = Agent(compose(OVERRIDES), 1)
+
+    def update(state, batches, key):
+        state = jax.tree.map(lambda v: v + np.asarray(1e-4, v.dtype) * batches.reward.mean().astype(v.dtype), state)
+        state = state._replace(updates=state.updates + len(batches.reward))
+        names = ("model/loss", "policy/actor_loss", "policy/critic_loss")
+        return state, dict.fromkeys(names, batches.reward.mean())
+
+    agent.train_chunk = jax.jit(update, donate_argnums=0)
+    return agent
+
+
+@pytest.fixture
+def start(agent, tmp_path, monkeypatch) -> Callable[..., loop.Training]:
+    monkeypatch.setattr(loop, "Agent", lambda *_: agent)
+
+    def start(name: str, *more: str) -> loop.Training:
+        config = compose([*OVERRIDES, f"run_dir={tmp_path / name}", *more])
+        run_dir.claim(config)
+        return loop.Training(config)
+
+    return start
+
+
+def finish(run: loop.Training) -> Path:
+    run.train()
+    run.close()
+    return run.runs[0].folder
+
+
+def slow(run: loop.Training, agent: Agent, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Makes updates take their time."""
+
+    def train_chunk(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return quick(*arguments)
+
+    quick = agent.train_chunk
+    monkeypatch.setattr(agent, "train_chunk", train_chunk)
+
+
+def assert_same_runs(left: Path, right: Path) -> None:
+    paths = [checkpoint.all_of(folder)[-1] for folder in (left, right)]
+    assert checkpoint.load_progress(paths[0]) == checkpoint.load_progress(paths[1])
+    arrays, others = (load_file(path / "state.safetensors") for path in paths)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+    lines = [
+        [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in read_metrics(folder)]
+        for folder in (left, right)
+    ]
+    assert lines[0] == lines[1]
+    replays = [Replay.open(folder) for folder in (left, right)]
+    assert replays[0].episodes() == replays[1].episodes()
+    for episode in replays[0].episodes():
+        rows, again = (replay.episode(episode.id) for replay in replays)
+        for name in rows:
+            np.testing.assert_array_equal(rows[name], again[name])
+
+
+@pytest.fixture(scope="module")
+def whole(agent, tmp_path_factory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Agent", lambda *_: agent)
+        config = compose([*OVERRIDES, f"run_dir={tmp_path_factory.mktemp('whole') / 'run'}"])
+        run_dir.claim(config)
+        return finish(loop.Training(config))
+
+
+def test_the_run_does_not_depend_on_how_long_updates_take(whole, start, agent, monkeypatch):
+    run = start("slow")
+    slow(run, agent, monkeypatch, 0.05)
+    assert_same_runs(whole, finish(run))
+    assert run.runs[0].updates == 2 * (150 // 12 - 60 // 12 + 1)
+
+
+def test_a_stop_while_a_block_is_under_way_goes_on_exactly(whole, start, agent, monkeypatch):
+    run = start("half")
+    slow(run, agent, monkeypatch, 0.05)
+    collect, under_way = run._collect, []
+
+    def until_81() -> None:
+        collect()
+        if run.env_step >= 78 and not under_way:
+            under_way.append(run.blocks.under_way)
+            run.stop_signal = "SIGTERM"
+
+    monkeypatch.setattr(run, "_collect", until_81)
+    finish(run)
+    assert under_way == [True] and run.env_step == 84 and not run.runs[0].finished
+    assert_same_runs(whole, finish(start("half")))
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_the_policy_that_collects_lacks_so_many_blocks(staleness, start, monkeypatch):
+    run = start("run", f"train.staleness={staleness}")
+    monkeypatch.setattr(run, "_evaluate", lambda: None)
+    start, collect = run._start, run._collect
+    first, known, acted_with = [], [0], []
+
+    def weights() -> np.ndarray:
+        (acting,) = run.agents._acting
+        return np.asarray(jax.tree.leaves(acting.actor)[0])
+
+    def watch_start() -> None:
+        start()
+        first.append(weights().copy())
+        hand_over = run.agents.hand_over
+
+        def watch_hand_over() -> None:
+            known.append(run.runs[0].updates)
+            hand_over()
+
+        monkeypatch.setattr(run.agents, "hand_over", watch_hand_over)
+
+    def watch_collect() -> None:
+        acted_with.append((run.env_step, known[-1]))
+        assert (weights() == first[0]).all() == (known[-1] == 0)
+        collect()
+
+    monkeypatch.setattr(run, "_start", watch_start)
+    monkeypatch.setattr(run, "_collect", watch_collect)
+    finish(run)
+    for env_step, updates in acted_with:
+        blocks = max(0, env_step // 12 - 60 // 12 + 1)
+        assert updates == 2 * max(0, blocks - staleness)
+
+
+def test_a_block_samples_what_had_been_collected_when_it_began(start, agent, monkeypatch):
+    """Episodes end and begin while it is under way."""
+    run = start("run", "replay.include_running=true")
+    monkeypatch.setattr(run, "_evaluate", lambda: None)
+    slow(run, agent, monkeypatch, 0.05)
+    block, seen = run._block, []
+
+    def watch(owed: dict[int, int], contents: dict[int, Replay]) -> Any:
+        before = contents[0].index()
+        result = block(owed, contents)
+        assert contents[0].index() == before
+        seen.append((before, run.runs[0].replay.index() != before))
+        return result
+
+    monkeypatch.setattr(run, "_block", watch)
+    finish(run)
+    counts = [sum(length - 1 for _, _, length in (*i["finished"], *i["running"])) for i, _ in seen]
+    assert counts == [60 + 12 * n for n in range(8)]
+    assert sum(changed for _, changed in seen) >= 6
+
+
+def test_what_fails_in_a_block_fails_the_run():
+    def fail() -> None:
+        raise OSError("the disk is gone")
+
+    for beside in (False, True):
+        blocks = Blocks(beside=beside)
+        with pytest.raises(OSError, match="the disk is gone"):
+            blocks.begin(fail)
+            blocks.end()
+        assert not blocks.under_way
+        blocks.close()
+
+
+def test_in_turns_each_waits_while_the_other_works():
+    now = [0.0]
+
+    def work(seconds: float) -> None:
+        now[0] += seconds
+
+    blocks = Blocks(beside=False, clock=lambda: now[0])
+    for acting in (1.0, 4.0):
+        with blocks.acting():
+            work(acting)
+        blocks.begin(lambda: work(4.0))
+        blocks.end()
+        waits = {"speed/actor_waits": 400 / (4 + acting), "speed/learner_waits": 100 * acting / (4 + acting)}
+        assert blocks.speeds(2) == pytest.approx({"speed/updates_per_second": 0.5, **waits})
+
+
+def test_side_by_side_a_block_and_acting_go_on_at_the_same_time():
+    blocks, acted, learned = Blocks(beside=True), threading.Event(), threading.Event()
+    blocks.begin(lambda: (learned.set(), acted.wait(60)))
+    assert blocks.under_way
+    with blocks.acting():
+        assert learned.wait(60)
+        acted.set()
+    assert blocks.end() == (None, True)
+    speeds = blocks.speeds(1)
+    blocks.close()
+    assert all(0 <= speeds[f"speed/{who}_waits"] <= 100 for who in ("actor", "learner"))
