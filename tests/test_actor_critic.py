@@ -63,7 +63,8 @@ def test_dream_follows_the_prior_of_x_under_the_actor():
         belief, prior = step(x, action)
         x = Factor(belief, prior.at(state_noise[t]))
         np.testing.assert_allclose(dreamt.action[t], action, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(dreamt.log_prob[t], log_prob, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(dreamt.score[t], log_prob, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(dreamt.entropy[t], -log_prob, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(dreamt.x.state[t], x.state, rtol=1e-4, atol=1e-5)
 
 

@@ -6,36 +6,58 @@ Shapes: H = horizon, N = imagined roll-outs, A = action.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from denoised_mdp.agent.critic import VALUES
 from denoised_mdp.model.chunks import mean_over_parts
-from denoised_mdp.model.distributions import HALF_LOG_2PI, TanhNormal
+from denoised_mdp.model.distributions import ClippedNormal, TanhNormal
 from denoised_mdp.model.latent import Factor
-from denoised_mdp.model.nets import MLP
+from denoised_mdp.model.nets import MLP, PLAIN, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch, WorldModel
 from denoised_mdp.model.sharding import spread
 
-MEAN_SCALE = 5.0
+MEAN_SCALE = 5.0  # of the tanh-normal, as the next two
 INITIAL_STDDEV = 5.0
 MIN_STDDEV = 1e-4
+STDDEV_RANGE = (0.1, 1.0)  # of the clipped normal (DreamerV3)
+RAW_INITIAL_STDDEV = 2.0  # before the sigmoid: it starts at 0.89
+RETURN_QUANTILES = (0.05, 0.95)  # between which the range of returns lies (DreamerV3, Eq. 7)
+RETURN_RANGE_RATE = 0.01  # of its moving average
 ROLLOUTS_IN_CACHE = 500  # of a CPU, with layers as wide as the paper's
 
 
 class Actor(nnx.Module):
-    """pi(a|x), a tanh-squashed Gaussian; it starts so wide that actions are near -1 or 1."""
+    """pi(a|x), a Gaussian whose samples are squashed or clipped to [-1, 1].
 
-    def __init__(self, inputs: int, widths: list[int], action: int, rngs: nnx.Rngs):
-        self.action = action
-        self.net = MLP(inputs, widths, 2 * action, rngs)
+    kind: `tanh_normal`, the paper's, which starts so wide that actions are near -1 or 1 and may become deterministic;
+        or `clipped_normal`, DreamerV3's, whose standard deviation stays between 0.1 and 1.
+    """
 
-    def __call__(self, x: Factor) -> TanhNormal:
+    def __init__(
+        self,
+        inputs: int,
+        widths: list[int],
+        action: int,
+        rngs: nnx.Rngs,
+        *,
+        kind: Literal["tanh_normal", "clipped_normal"] = "tanh_normal",
+        style: Style = PLAIN,
+        output_scale: float = 1.0,
+    ):
+        self.action, self.kind = action, kind
+        self.net = MLP(inputs, widths, 2 * action, rngs, style=style, output_scale=output_scale)
+
+    def __call__(self, x: Factor) -> TanhNormal | ClippedNormal:
         mean, stddev = jnp.split(self.net(x.features), 2, axis=-1)
+        if self.kind == "clipped_normal":
+            low, high = STDDEV_RANGE
+            return ClippedNormal(jnp.tanh(mean), low + (high - low) * jax.nn.sigmoid(stddev + RAW_INITIAL_STDDEV))
         raw_initial = jnp.log(jnp.expm1(INITIAL_STDDEV))
         return TanhNormal(MEAN_SCALE * jnp.tanh(mean / MEAN_SCALE), jax.nn.softplus(stddev + raw_initial) + MIN_STDDEV)
 
@@ -45,7 +67,8 @@ class Dream(NamedTuple):
 
     x: Factor  # [H, N, ...]
     action: jax.Array  # [H, N, A]
-    log_prob: jax.Array  # [H, N], of that action
+    score: jax.Array  # [H, N], the log-density of that action, which counts as given
+    entropy: jax.Array  # [H, N], of what it was drawn from, in nats
 
 
 def lambda_return(rewards: jax.Array, values: jax.Array, discounts: jax.Array, lambda_: float) -> jax.Array:
@@ -76,26 +99,32 @@ def dream(actor: Actor, world_model: WorldModel, x: Factor, action_noise: jax.Ar
 
     def body(x, noise):
         policy = actor(jax.tree.map(jax.lax.stop_gradient, x))
-        action, log_prob = policy.sample_and_log_prob(noise[0])
+        action, _ = policy.sample_and_log_prob(noise[0])
         belief, prior = world_model.transition.x_step(x, action)
         x = Factor(belief, prior.at(noise[1]))
-        return x, Dream(x, action, log_prob)
+        return x, Dream(x, action, policy.score(noise[0]), policy.entropy(noise[0]))
 
     return jax.lax.scan(body, x, (action_noise, state_noise))[1]
 
 
 class ActorCritic(NamedTuple):
-    """What is learned, and its optimisers' moments."""
+    """What is learned, its optimisers' moments, and what follows it slowly."""
 
     actor: Actor
     critic: MLP
     actor_moments: optax.OptState
     critic_moments: optax.OptState
+    slow_critic: MLP | None = None  # a moving average of the critic; None: none is kept
+    return_range: jax.Array | None = None  # [], a moving average; None: returns are not normalised
 
 
 @dataclass(frozen=True)
 class DynamicsLearner:
-    """Numbers of the learner, and the two functions that the training step calls: `init` and `update`."""
+    """Numbers of the learner, and the two functions that the training step calls: `init` and `update`.
+
+    What is not in the paper is off by default: style, actor_kind and output scales of the networks; gradient=reinforce;
+    values=two_hot; normalize_returns, slow_critic_weight, replay_critic_weight, burn_in.
+    """
 
     actor_widths: list[int]
     critic_widths: list[int]
@@ -106,22 +135,57 @@ class DynamicsLearner:
     horizon: int
     start_every: int
     entropy: float
+    style: Style = PLAIN
+    actor_kind: Literal["tanh_normal", "clipped_normal"] = "tanh_normal"
+    actor_output_scale: float = 1.0
+    critic_output_scale: float = 1.0
+    gradient: Literal["dynamics", "reinforce"] = "dynamics"
+    values: Literal["gaussian", "two_hot"] = "gaussian"
+    normalize_returns: bool = False
+    slow_critic_weight: float = 0.0
+    slow_critic_rate: float = 0.02
+    replay_critic_weight: float = 0.0
+    burn_in: int = 0
 
     def init(self, inputs: int, action: int, rngs: nnx.Rngs) -> ActorCritic:
         """`inputs`: width of x's features."""
-        actor = Actor(inputs, self.actor_widths, action, rngs)
-        critic = MLP(inputs, self.critic_widths, 1, rngs)
-        return ActorCritic(actor, critic, self.actor_optimizer.init(actor), self.critic_optimizer.init(critic))
+        actor = Actor(
+            inputs,
+            self.actor_widths,
+            action,
+            rngs,
+            kind=self.actor_kind,
+            style=self.style,
+            output_scale=self.actor_output_scale,
+        )
+        critic = MLP(
+            inputs,
+            self.critic_widths,
+            VALUES[self.values].outputs,
+            rngs,
+            style=self.style,
+            output_scale=self.critic_output_scale,
+        )
+        return ActorCritic(
+            actor,
+            critic,
+            self.actor_optimizer.init(actor),
+            self.critic_optimizer.init(critic),
+            slow_critic=jax.tree.map(jnp.copy, critic) if self.slow_critic_weight else None,
+            return_range=jnp.ones(()) if self.normalize_returns else None,
+        )
 
     def update(
         self, state: ActorCritic, world_model: WorldModel, x: Factor, batch: Batch, key: jax.Array
     ) -> tuple[ActorCritic, dict[str, jax.Array]]:
         """One step of actor and critic from posterior states x [T, B], imagined from every `start_every`-th.
 
-        The batch itself is not used: all that counts happens in imagination.
+        Rows before `burn_in` are not begun from: what is believed there rests on too few pictures. The batch itself is
+        not used: all that counts happens in imagination, and in x.
         """
         del batch
-        starts = jax.tree.map(lambda v: jax.lax.stop_gradient(v.reshape(-1, v.shape[-1])[:: self.start_every]), x)
+        x = jax.lax.stop_gradient(x)
+        starts = jax.tree.map(lambda v: v[self.burn_in :].reshape(-1, v.shape[-1])[:: self.start_every], x)
         starts = jax.tree.map(spread, starts)
         count, action_size = starts.state.shape[0], state.actor.action
         action_key, state_key = jax.random.split(key)
@@ -130,40 +194,84 @@ class DynamicsLearner:
 
         def gradients(starts, action_noise, state_noise):
             of_actor, (dreamt, returns, weights, metrics) = jax.grad(self.actor_loss, has_aux=True)(
-                state.actor, state.critic, world_model, starts, action_noise, state_noise
+                state.actor, state.critic, world_model, starts, action_noise, state_noise, state.return_range
             )
-            critic_loss, of_critic = jax.value_and_grad(self.critic_loss)(state.critic, dreamt.x, returns, weights)
+            critic_loss, of_critic = jax.value_and_grad(self.critic_loss)(
+                state.critic, dreamt.x, returns, weights, state.slow_critic
+            )
             return (of_actor, of_critic, metrics | {"critic_loss": critic_loss}), None
 
         (of_actor, of_critic, metrics), _ = mean_over_parts(
             gradients, (starts, action_noise, state_noise), (0, 1, 1), at_a_time=ROLLOUTS_IN_CACHE
         )
+        if self.replay_critic_weight:
+            of_replay = jax.grad(self.replay_critic_loss)(state.critic, world_model, x, state.slow_critic)
+            of_critic = jax.tree.map(lambda g, r: g + self.replay_critic_weight * r, of_critic, of_replay)
         actor, actor_moments, actor_norm = self.actor_optimizer.step(state.actor, of_actor, state.actor_moments)
         critic, critic_moments, critic_norm = self.critic_optimizer.step(state.critic, of_critic, state.critic_moments)
         metrics |= {"actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}
-        return ActorCritic(actor, critic, actor_moments, critic_moments), metrics
+        slow_critic, return_range = state.slow_critic, state.return_range
+        if slow_critic is not None:
+            slow_critic = jax.tree.map(lambda s, c: s + self.slow_critic_rate * (c - s), slow_critic, critic)
+        if return_range is not None:
+            return_range = return_range + RETURN_RANGE_RATE * (metrics["return_range"] - return_range)
+        return ActorCritic(actor, critic, actor_moments, critic_moments, slow_critic, return_range), metrics
 
-    def actor_loss(self, actor, critic, world_model, starts, action_noise, state_noise):
-        """-mean of the discounted lambda-returns of imagined states, and of the entropy; through the dynamics."""
+    def actor_loss(self, actor, critic, world_model, starts, action_noise, state_noise, return_range=None):
+        """-mean of the discounted lambda-returns of imagined states, and of the entropy.
+
+        gradient=dynamics differentiates the returns through the dynamics of x (Appendix B.1.3); reinforce weights the
+        score of each action with its advantage. A `return_range` [] above 1 divides either, so that the entropy keeps
+        its worth whatever the rewards are (DreamerV3, Eq. 6).
+        """
         dreamt = dream(actor, world_model, starts, action_noise, state_noise)
         rewards = world_model.x_reward(dreamt.x)  # [H, N]
-        values = critic(dreamt.x.features)[..., 0]
+        values = VALUES[self.values].mean(critic(dreamt.x.features))
         discounts = self.discount * world_model.continuation(dreamt.x)
         returns = lambda_return(rewards, values, discounts, self.lambda_)
         alive = jax.lax.stop_gradient(world_model.continuation(starts))  # of an ended episode nothing follows
         weights = alive[None] * discount_weights(discounts)
-        entropy = -dreamt.log_prob
+        aim = returns
+        if self.gradient == "reinforce":
+            first = VALUES[self.values].mean(critic(starts.features)), world_model.x_reward(starts)
+            before, earned = (jnp.concatenate([v[None], w[:-2]]) for v, w in zip(first, (values, rewards), strict=True))
+            advantage = earned + self.discount * returns - before  # what the action led to, over what was expected
+            aim = jax.lax.stop_gradient(advantage) * dreamt.score[:-1]
+        if return_range is not None:
+            aim = aim / jnp.maximum(1.0, return_range)
         metrics = {
-            "actor_loss": -jnp.mean(weights * (returns + self.entropy * entropy[:-1])),
-            "entropy": jnp.mean(entropy),
+            "actor_loss": -jnp.mean(weights * (aim + self.entropy * dreamt.entropy[:-1])),
+            "entropy": jnp.mean(dreamt.entropy),
             "imagined_reward": jnp.mean(rewards),
             "imagined_value": jnp.mean(values),
             "action_saturation": jnp.mean(jnp.abs(dreamt.action) > 0.99),
         }
+        if return_range is not None:
+            low, high = jnp.quantile(jax.lax.stop_gradient(returns), jnp.array(RETURN_QUANTILES))
+            metrics["return_range"] = high - low
         dreamt, returns = jax.tree.map(jax.lax.stop_gradient, (dreamt, returns))
         return metrics["actor_loss"], (dreamt, returns, weights, metrics)
 
-    def critic_loss(self, critic, x, returns, weights):
-        """-log N(return | value, 1) of each imagined state but the last, weighted as in the actor's loss."""
-        values = critic(x.features)[:-1, ..., 0]  # of the last too: so XLA finds in it what the actor's loss computes
-        return jnp.mean(weights * (0.5 * (values - returns) ** 2 + HALF_LOG_2PI))
+    def critic_loss(self, critic, x, returns, weights, slow_critic=None):
+        """-log p(return | x) of each imagined state but the last, weighted as in the actor's loss.
+
+        With a slow critic, what that one says is a second target (DreamerV3, "critic learning").
+        """
+        values = VALUES[self.values]
+        outputs = critic(x.features)[:-1]  # of the last too: so XLA finds in it what the actor's loss computes
+        nll = values.nll(outputs, returns)
+        if slow_critic is not None:
+            slow = jax.lax.stop_gradient(values.mean(slow_critic(x.features)[:-1]))
+            nll = nll + self.slow_critic_weight * values.nll(outputs, slow)
+        return jnp.mean(weights * nll)
+
+    def replay_critic_loss(self, critic, world_model, x, slow_critic):
+        """-log p(return | x) of replayed states x [T, B], whose lambda-returns are of x's reward along the sequence.
+
+        So values are tied to states that were met, a fallen robot's too, and not to imagined ones alone.
+        """
+        values = VALUES[self.values]
+        met = values.mean((critic if slow_critic is None else slow_critic)(x.features))
+        discounts = self.discount * world_model.continuation(x)
+        returns = lambda_return(world_model.x_reward(x), met, discounts, self.lambda_)
+        return jnp.mean(values.nll(critic(x.features)[:-1], jax.lax.stop_gradient(returns)))

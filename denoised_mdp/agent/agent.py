@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from denoised_mdp.agent.batch import Gathered, per_update
@@ -68,13 +69,26 @@ class Agent:
         return state
 
     def train_step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update of the world model on a batch [T, B], then one of the policy from the same latents."""
+        """One update of the world model on a batch [T, B], then one of the policy from the same latents.
+
+        The policy's metrics are 0 as long as it waits for `train.policy_after` updates of the model.
+        """
         noise_key, policy_key = jax.random.split(key)
         noise = state.world_model.transition.noise(noise_key, batch.reward.shape)
         world_model, model_moments, s, metrics = self.model_learner.update(
             state.world_model, state.model_moments, batch, noise
         )
-        policy, policy_metrics = self.learner.update(state.policy, world_model, s.x, batch, policy_key)
+
+        def learned(policy: Any) -> tuple[Any, dict[str, jax.Array]]:
+            return self.learner.update(policy, world_model, s.x, batch, policy_key)
+
+        def waiting(policy: Any) -> tuple[Any, dict[str, jax.Array]]:
+            return policy, optax.tree.zeros_like(jax.eval_shape(learned, policy)[1])
+
+        if after := self.config.train.policy_after:  # until then rewards are not known that are worth a policy
+            policy, policy_metrics = jax.lax.cond(state.updates >= after, learned, waiting, state.policy)
+        else:
+            policy, policy_metrics = learned(state.policy)
         metrics = {f"model/{name}": value for name, value in metrics.items()}
         metrics |= {f"policy/{name}": value for name, value in policy_metrics.items()}
         return TrainState(world_model, model_moments, policy, state.updates + 1), metrics

@@ -14,8 +14,9 @@ from denoised_mdp.agent.actor_critic import DynamicsLearner
 from denoised_mdp.agent.sac import SACLearner
 from denoised_mdp.config.schema import Model, Policy, TIAModel
 from denoised_mdp.model import tia
+from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.latent import Factor, Latent
-from denoised_mdp.model.nets import MLP, ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder
+from denoised_mdp.model.nets import MLP, ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch, WorldModel
 from denoised_mdp.model.transition import Transition
@@ -58,10 +59,17 @@ class PolicyLearner(Protocol):
 
 def model_learner(model: Model) -> ModelLearner:
     """The learner of the world model that the configuration names."""
-    optimizer = Adam(model.learning_rate, epsilon=model.adam_epsilon, clip_norm=model.clip_norm)
+    optimizer = Adam(
+        model.learning_rate,
+        epsilon=model.adam_epsilon,
+        clip_norm=model.clip_norm,
+        warmup=model.learning_rate_warmup,
+    )
+    balance = Balance(model.kl_prior_weight, model.kl_posterior_weight, model.free_nats_on_prior)
     if isinstance(model, TIAModel):
         objective = tia.Objective(
             alpha=model.alpha,
+            balance=balance,
             free_nats=Latent(model.free_nats_x, model.free_nats_y, 0.0),
             reward_weight=model.reward_weight,
             lambda_radv=model.lambda_radv,
@@ -76,6 +84,9 @@ def model_learner(model: Model) -> ModelLearner:
         free_nats=Latent(model.free_nats_x, model.free_nats_y, model.free_nats_z),
         beta_free_nats_x=model.beta_x if split is None else split,
         reward_weight=model.reward_weight,
+        reward_y_penalty=model.reward_y_penalty,
+        balance=balance,
+        decode_every=model.decode_every,
     )
     return DenoisedLearner(objective, optimizer)
 
@@ -96,15 +107,22 @@ def new_world_model(model: Model, image_size: int, action: int, rngs: nnx.Rngs) 
         min_stddev=model.min_stddev,
         z_prior_uses_y=model.z_prior_uses_y,
         rngs=rngs,
+        style=_style(model),
     )
     return DenoisedMDP(
         encoder,
         decoder,
         transition,
         reward_widths=model.reward_widths,
+        reward_output_scale=model.reward_output_scale,
         continue_head=model.continue_head,
         rngs=rngs,
+        style=_style(model),
     )
+
+
+def _style(settings: Model | Policy) -> Style:
+    return Style(settings.norm, settings.activation)
 
 
 def _new_tia(model: TIAModel, image_size: int, action: int, rngs: nnx.Rngs) -> tia.TIA:
@@ -117,17 +135,25 @@ def _new_tia(model: TIAModel, image_size: int, action: int, rngs: nnx.Rngs) -> t
             embedding=model.embedding,
             min_stddev=model.min_stddev,
             rngs=rngs,
+            style=_style(model),
         )
         for part in (model.x, model.y)
     )
     of_x, of_y = model.x.belief + model.x.state, model.y.belief + model.y.state
     return tia.TIA(
-        tia.Task(x, reward_widths=model.reward_widths, continue_head=model.continue_head, rngs=rngs),
+        tia.Task(
+            x,
+            reward_widths=model.reward_widths,
+            reward_output_scale=model.reward_output_scale,
+            continue_head=model.continue_head,
+            rngs=rngs,
+            style=_style(model),
+        ),
         tia.Distractor(y, _decoder(model, image_size, of_y, rngs)),
         tia.Mixer(
             _decoder(model, image_size, of_x, rngs, colours=6), _decoder(model, image_size, of_y, rngs, colours=6), rngs
         ),
-        adversary=MLP(of_y, model.reward_widths, 1, rngs),
+        adversary=MLP(of_y, model.reward_widths, 1, rngs, style=_style(model)),
     )
 
 
@@ -140,13 +166,17 @@ def _encoder(model: Model, image_size: int, rngs: nnx.Rngs) -> nnx.Module:
 def _decoder(model: Model, image_size: int, inputs: int, rngs: nnx.Rngs, *, colours: int = 3) -> nnx.Module:
     if model.decoder == "conv":
         return ConvDecoder(image_size, inputs, model.decoder_hidden, model.conv_features, rngs, colours=colours)
-    return PatchDecoder(image_size, inputs, model.decoder_hidden, model.patch_channels, rngs, colours=colours)
+    return PatchDecoder(
+        image_size, inputs, model.decoder_hidden, model.patch_channels, rngs, colours=colours, style=_style(model)
+    )
 
 
 def policy_learner(policy: Policy) -> PolicyLearner:
     """The learner that the configuration names."""
-    actor_optimizer = Adam(policy.actor_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm)
-    critic_optimizer = Adam(policy.critic_learning_rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm)
+    actor_optimizer, critic_optimizer = (
+        Adam(rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm, warmup=policy.learning_rate_warmup)
+        for rate in (policy.actor_learning_rate, policy.critic_learning_rate)
+    )
     if policy.name == "sac":
         return SACLearner(
             actor_widths=policy.actor_widths,
@@ -158,6 +188,7 @@ def policy_learner(policy: Policy) -> PolicyLearner:
             tau=policy.tau,
             initial_temperature=policy.initial_temperature,
             target_entropy=policy.target_entropy,
+            style=_style(policy),
         )
     return DynamicsLearner(
         actor_widths=policy.actor_widths,
@@ -169,4 +200,15 @@ def policy_learner(policy: Policy) -> PolicyLearner:
         horizon=policy.horizon,
         start_every=policy.start_every,
         entropy=policy.entropy,
+        style=_style(policy),
+        actor_kind=policy.actor,
+        actor_output_scale=policy.actor_output_scale,
+        critic_output_scale=policy.critic_output_scale,
+        gradient=policy.gradient,
+        values=policy.critic,
+        normalize_returns=policy.normalize_returns,
+        slow_critic_weight=policy.slow_critic_weight,
+        slow_critic_rate=policy.slow_critic_rate,
+        replay_critic_weight=policy.replay_critic_weight,
+        burn_in=policy.burn_in,
     )

@@ -19,7 +19,7 @@ from flax import nnx
 
 from denoised_mdp.agent.actor_critic import Actor
 from denoised_mdp.model.latent import Factor
-from denoised_mdp.model.nets import MLP
+from denoised_mdp.model.nets import MLP, PLAIN, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch, WorldModel
 
@@ -27,9 +27,9 @@ from denoised_mdp.model.protocol import Batch, WorldModel
 class Critics(nnx.Module):
     """Q(x, a) twice: the smaller of two independent estimates is not as easily too high."""
 
-    def __init__(self, inputs: int, widths: list[int], action: int, rngs: nnx.Rngs):
-        self.first = MLP(inputs + action, widths, 1, rngs)
-        self.second = MLP(inputs + action, widths, 1, rngs)
+    def __init__(self, inputs: int, widths: list[int], action: int, rngs: nnx.Rngs, *, style: Style = PLAIN):
+        self.first = MLP(inputs + action, widths, 1, rngs, style=style)
+        self.second = MLP(inputs + action, widths, 1, rngs, style=style)
 
     def __call__(self, x: Factor, action: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Both values [N] of the actions [N, A]."""
@@ -95,11 +95,12 @@ class SACLearner:
     tau: float
     initial_temperature: float
     target_entropy: float  # nats per dimension of the action
+    style: Style = PLAIN
 
     def init(self, inputs: int, action: int, rngs: nnx.Rngs) -> SoftActorCritic:
         """`inputs`: width of x's features."""
-        actor = Actor(inputs, self.actor_widths, action, rngs)
-        critics = Critics(inputs, self.critic_widths, action, rngs)
+        actor = Actor(inputs, self.actor_widths, action, rngs, style=self.style)
+        critics = Critics(inputs, self.critic_widths, action, rngs, style=self.style)
         log_temperature = jnp.asarray(math.log(self.initial_temperature), jnp.float32)
         return SoftActorCritic(
             actor=actor,

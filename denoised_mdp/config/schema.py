@@ -63,6 +63,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Size = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 Widths = list[Size]
+Norm = Literal["none", "rms"]
+Activation = Literal["elu", "silu"]
 
 
 class Settings(BaseModel):
@@ -211,8 +213,15 @@ class WorldModel(Settings):
     conv_features: Size  # of the conv encoder's first layer; those of the others are multiples of it
     patch_channels: Annotated[list[Size], Field(min_length=3, max_length=3)]  # of the patch encoder and decoder alone
     reward_widths: Widths
+    reward_output_scale: NotNegative = 1.0  # times the initial weights of the reward heads' last layers
+    norm: Norm = "none"  # before each activation between dense layers, and of the GRU's gates; the first runs lack it
+    activation: Activation = "elu"  # between dense layers; likewise
+    kl_prior_weight: NotNegative = 1.0  # how strongly a KL teaches its prior; 1 is Eq. 4; likewise, as the next two
+    kl_posterior_weight: NotNegative = 1.0  # and its posterior
+    free_nats_on_prior: bool = True  # the prior too learns nothing from a KL below its free nats
     min_stddev: Positive  # of all latent Gaussians
     learning_rate: Positive
+    learning_rate_warmup: Count = 0  # updates over which it rises from 0; the files of the first runs lack it
     adam_epsilon: Positive
     clip_norm: Positive  # of the gradient, over all parameters that are learned together
 
@@ -226,6 +235,8 @@ class DenoisedModel(WorldModel):
     beta_y: Fraction
     beta_z: Fraction
     free_nats_z: NotNegative
+    reward_y_penalty: NotNegative = 0.0  # weight of r_y^2 against the reward's error: the noise part explains last
+    decode_every: Size = 1  # one picture of so many is decoded in an update; 1 is the paper's
     beta_free_nats_x: Unit | None  # the share of beta_x whose KL has free nats; None: all of it
     z_prior_uses_y: bool
 
@@ -256,8 +267,11 @@ class Learner(Settings):
 
     actor_widths: Widths
     critic_widths: Widths
+    norm: Norm = "none"  # of actor and critics, as of the model
+    activation: Activation = "elu"
     actor_learning_rate: Positive
     critic_learning_rate: Positive
+    learning_rate_warmup: Count = 0  # updates over which both rise from 0; the files of the first runs lack it
     adam_epsilon: Positive
     discount: Unit
     exploration_noise: NotNegative  # standard deviation added to the action while collecting
@@ -273,6 +287,17 @@ class DynamicsPolicy(Learner):
     horizon: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # imagined agent steps; the last is the bootstrap
     start_every: Size  # imagine from every n-th posterior state; 1 is the paper's
     entropy: NotNegative  # weight of the policy's entropy in the actor's objective; 0 is the paper's
+    # The files of the first runs lack what follows; the paper has none of it.
+    burn_in: Count = 0  # first rows of each sequence from which nothing is imagined
+    actor: Literal["tanh_normal", "clipped_normal"] = "tanh_normal"  # clipped: its stddev stays within 0.1 to 1
+    actor_output_scale: NotNegative = 1.0  # times the initial weights of the last layer
+    gradient: Literal["dynamics", "reinforce"] = "dynamics"  # of the returns, to the actor
+    normalize_returns: bool = False  # by the range from their 5th to their 95th percentile, if it is above 1
+    critic: Literal["gaussian", "two_hot"] = "gaussian"  # two_hot: a distribution over bins of symlog(return)
+    critic_output_scale: NotNegative = 1.0
+    slow_critic_weight: NotNegative = 0.0  # of a moving average of the critic, as a second target of it
+    slow_critic_rate: Fraction = 0.02  # the share of the critic that its average takes over with each update
+    replay_critic_weight: NotNegative = 0.0  # of the critic's loss on replayed states
 
 
 class SACPolicy(Learner):
@@ -308,7 +333,9 @@ class Train(Settings):
     workers: Count = 0  # processes that they are dealt out to; 0: none beside this one
     env_steps: Size
     prefill: Count  # env steps of random actions
-    prefill_policy: Literal["uniform", "held"] = "uniform"  # held: full force either way, for ten agent steps
+    # held: full force either way, for ten agent steps; varied: random force, for 2, 4, 8 or 16 of them
+    prefill_policy: Literal["uniform", "held", "varied"] = "uniform"
+    policy_after: Count = 0  # updates of the model alone, before the policy learns; the first runs lack it
     every: Size  # env steps between blocks of updates
     updates: Size  # gradient updates in a block
     staleness: Literal[0, 1] = 0  # blocks of updates that the policy which collects lacks; the first runs lack this
@@ -396,12 +423,17 @@ def _misfits(config: Config) -> Iterator[str]:
         yield f"model.y.belief={model.y.belief} model.z.belief={model.z.belief}: model=tia has x and y, and no z"
     if isinstance(model, DenoisedModel) and (model.beta_free_nats_x or 0) > model.beta_x:
         yield f"model.beta_free_nats_x={model.beta_free_nats_x}: must not exceed model.beta_x={model.beta_x}"
-    sequences = train.batch_size * train.batch_length
-    if config.policy.name == "dynamics" and config.policy.start_every > sequences:
-        yield (
-            f"policy.start_every={config.policy.start_every}: must not exceed the {sequences} states of a batch "
-            f"(train.batch_size x train.batch_length)"
-        )
+    if isinstance(model, DenoisedModel) and train.batch_size % model.decode_every:
+        yield f"model.decode_every={model.decode_every}: must divide train.batch_size={train.batch_size}"
+    if isinstance(config.policy, DynamicsPolicy):
+        burn_in, every = config.policy.burn_in, config.policy.start_every
+        if burn_in >= train.batch_length:
+            yield f"policy.burn_in={burn_in}: must be below train.batch_length={train.batch_length}"
+        elif every > (states := train.batch_size * (train.batch_length - burn_in)):
+            yield (
+                f"policy.start_every={every}: must not exceed the {states} states of a batch that imagination may "
+                "start from (train.batch_size x train.batch_length, less policy.burn_in rows)"
+            )
     if train.prefill >= train.env_steps:
         yield (
             f"train.prefill={train.prefill}: must be below train.env_steps={train.env_steps}, or nothing would be "

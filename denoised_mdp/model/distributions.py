@@ -59,9 +59,50 @@ class TanhNormal(NamedTuple):
         u = jnp.arctanh(jnp.clip(action, -limit, limit))
         return Normal(self.mean, self.stddev).log_prob(u) - _log_tanh_slope(u)
 
+    def score(self, noise: jax.Array) -> jax.Array:
+        """[B], the log-density of the sample that `noise` [B, A] stands for, which counts as given."""
+        base = Normal(self.mean, self.stddev)
+        u = jax.lax.stop_gradient(base.at(noise))
+        return base.log_prob(u) - _log_tanh_slope(u)
+
+    def entropy(self, noise: jax.Array) -> jax.Array:
+        """[B], in nats, estimated from the sample that `noise` [B, A] stands for."""
+        return -self.sample_and_log_prob(noise)[1]
+
     def mode(self, key: jax.Array, samples: int) -> jax.Array:
         """[B, A], the likeliest of `samples` samples (the reference's evaluation action)."""
         noise = jax.random.normal(key, (samples, *self.mean.shape))
         candidates, log_probs = jax.vmap(self.sample_and_log_prob)(noise)
         best = jnp.argmax(log_probs, axis=0)
         return jnp.take_along_axis(candidates, best[None, ..., None], axis=0)[0]
+
+
+class ClippedNormal(NamedTuple):
+    """N(mean, stddev^2), clipped to [-1, 1]; densities are those before the clip."""
+
+    mean: jax.Array  # [B, A], in [-1, 1]
+    stddev: jax.Array  # [B, A]
+
+    def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The action [B, A] that standard normal `noise` [B, A] stands for, and its log-density [B] in nats.
+
+        Gradients pass the clip as if it were not there, so that an action at the bound can leave it.
+        """
+        base = Normal(self.mean, self.stddev)
+        u = base.at(noise)
+        return u + jax.lax.stop_gradient(jnp.clip(u, -1, 1) - u), base.log_prob(u)
+
+    def score(self, noise: jax.Array) -> jax.Array:
+        """[B], the log-density of the sample that `noise` [B, A] stands for, which counts as given."""
+        base = Normal(self.mean, self.stddev)
+        return base.log_prob(jax.lax.stop_gradient(base.at(noise)))
+
+    def entropy(self, noise: jax.Array) -> jax.Array:
+        """[B], in nats, exactly; of `noise` [B, A] nothing is needed."""
+        del noise
+        return jnp.sum(jnp.log(self.stddev) + HALF_LOG_2PI + 0.5, axis=-1)
+
+    def mode(self, key: jax.Array, samples: int) -> jax.Array:
+        """[B, A], the mean; nothing is drawn."""
+        del key, samples
+        return self.mean

@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,29 +91,88 @@ class Linear(nnx.Module):
         return outputs.reshape(*batch, outputs.shape[-1])
 
 
-class MLP(nnx.Module):
-    """[B, inputs] -> [B, outputs], ELU between layers."""
+class Style(NamedTuple):
+    """What stands between two dense layers. The paper has no norm and ELU, DreamerV3 an RMS norm and SiLU."""
 
-    def __init__(self, inputs: int, widths: Sequence[int], outputs: int, rngs: nnx.Rngs):
+    norm: Literal["none", "rms"] = "none"
+    activation: Literal["elu", "silu"] = "elu"
+
+
+PLAIN = Style()
+
+
+class RMSNorm(nnx.Module):
+    """[B, width] divided by its root mean square, times a learned scale (Zhang and Sennrich 2019, Eq. 4)."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones(width))
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        mean_square = jnp.mean(inputs**2, axis=-1, keepdims=True)
+        scale = self.scale[...][(None,) * (inputs.ndim - 1)]
+        return inputs * jax.lax.rsqrt(mean_square + RMS_EPSILON) * scale
+
+
+class Activation(nnx.Module):
+    """What a `Style` puts after a layer of this width: its norm, then its activation. [B, width] -> [B, width]."""
+
+    def __init__(self, style: Style, width: int):
+        self.norm = RMSNorm(width) if style.norm == "rms" else None
+        self.function = style.activation
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        normed = inputs if self.norm is None else self.norm(inputs)
+        return jax.nn.elu(normed) if self.function == "elu" else jax.nn.silu(normed)
+
+
+class MLP(nnx.Module):
+    """[B, inputs] -> [B, outputs], with an `Activation` after each layer but the last.
+
+    output_scale: times the initial weights and biases of the last layer; 0 lets every output start at 0.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        outputs: int,
+        rngs: nnx.Rngs,
+        *,
+        style: Style = PLAIN,
+        output_scale: float = 1.0,
+    ):
         sizes = [inputs, *widths, outputs]
         self.layers = nnx.List([Linear(n, m, rngs) for n, m in pairwise(sizes)])
+        self.activations = nnx.List([Activation(style, width) for width in widths])
+        if output_scale != 1:
+            last = self.layers[-1]
+            last.kernel, last.bias = (nnx.Param(output_scale * v[...]) for v in (last.kernel, last.bias))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         hidden = inputs
-        for layer in self.layers[:-1]:
-            hidden = jax.nn.elu(layer(hidden))
+        for layer, activation in zip(self.layers[:-1], self.activations, strict=True):
+            hidden = activation(layer(hidden))
         return self.layers[-1](hidden)
 
 
 class GRU(nnx.Module):
-    """Gated recurrent unit with the reference's two bias vectors: the reset gate also scales the hidden bias."""
+    """Gated recurrent unit with the reference's two bias vectors: the reset gate also scales the hidden bias.
 
-    def __init__(self, inputs: int, hidden: int, rngs: nnx.Rngs):
+    With norm="rms" it is DreamerV2's: all gates are normalised together, the reset gate scales the candidate whole, and
+    the update gate starts nearly closed, so that a belief is kept unless there is reason to change it.
+    """
+
+    def __init__(self, inputs: int, hidden: int, rngs: nnx.Rngs, *, norm: Literal["none", "rms"] = "none"):
         self.input = Linear(inputs, 3 * hidden, rngs, fan_in=hidden)
         self.hidden = Linear(hidden, 3 * hidden, rngs, fan_in=hidden)
+        self.norm = RMSNorm(3 * hidden) if norm == "rms" else None
 
     def __call__(self, inputs: jax.Array, hidden: jax.Array) -> jax.Array:
         """[B, inputs], [B, hidden] -> the next [B, hidden]."""
+        if self.norm is not None:
+            reset, new, update = jnp.split(self.norm(self.input(inputs) + self.hidden(hidden)), 3, axis=-1)
+            update = jax.nn.sigmoid(update - 1)
+            return update * jnp.tanh(jax.nn.sigmoid(reset) * new) + (1 - update) * hidden
         reset_in, update_in, new_in = jnp.split(self.input(inputs), 3, axis=-1)
         reset_hidden, update_hidden, new_hidden = jnp.split(self.hidden(hidden), 3, axis=-1)
         reset = jax.nn.sigmoid(reset_in + reset_hidden)
@@ -128,6 +187,7 @@ def gaussian(parameters: jax.Array, min_stddev: float) -> Normal:
     return Normal(mean, jax.nn.softplus(stddev) + min_stddev)
 
 
+RMS_EPSILON = 1e-6
 PATCHES = (4, 2, 2)  # side of a patch in each layer of the patch encoder, in pixels or cells
 
 # Convolutional encoder and decoder, Tables 3 and 4 of the paper: (width, kernel, stride) of each layer, but for the
@@ -233,10 +293,18 @@ class PatchDecoder(nnx.Module):
     """Latent features [B, L] -> image means [B, H, W, C] by matrix products alone: `PatchEncoder` turned around."""
 
     def __init__(
-        self, image_size: int, inputs: int, hidden: int, channels: Sequence[int], rngs: nnx.Rngs, *, colours: int = 3
+        self,
+        image_size: int,
+        inputs: int,
+        hidden: int,
+        channels: Sequence[int],
+        rngs: nnx.Rngs,
+        *,
+        colours: int = 3,
+        style: Style = PLAIN,
     ):
         self.side = image_size // math.prod(PATCHES)
-        self.input = MLP(inputs, [hidden], self.side * self.side * channels[-1], rngs)
+        self.input = MLP(inputs, [hidden], self.side * self.side * channels[-1], rngs, style=style)
         outputs = [colours, *channels[:-1]]
         self.layers = nnx.List([Linear(m, n * k * k, rngs) for n, m, k in zip(outputs, channels, PATCHES, strict=True)])
 

@@ -14,11 +14,23 @@ Parameters = TypeVar("Parameters")
 class Adam:
     """Holds numbers alone; parameters and moments go in and out."""
 
-    def __init__(self, learning_rate: float, *, epsilon: float, clip_norm: float | None, weight_decay: float = 0.0):
-        """`weight_decay`: times the parameters, added to the clipped gradient."""
+    def __init__(
+        self,
+        learning_rate: float,
+        *,
+        epsilon: float,
+        clip_norm: float | None,
+        weight_decay: float = 0.0,
+        warmup: int = 0,
+    ):
+        """`weight_decay`: times the parameters, added to the clipped gradient.
+
+        warmup: steps over which the learning rate rises from 0; with 0 it is constant.
+        """
+        rate = optax.linear_schedule(0.0, learning_rate, warmup) if warmup else learning_rate
         clip = optax.identity() if clip_norm is None else optax.stateless(lambda g, _: _clipped(g, clip_norm))
         decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []  # else checkpoints know no such step
-        self._transform = optax.chain(clip, *decay, optax.adam(learning_rate, eps=epsilon))
+        self._transform = optax.chain(clip, *decay, optax.adam(rate, eps=epsilon))
 
     def init(self, parameters: Any) -> optax.OptState:
         """The moments before the first step: zeros."""

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal
 from denoised_mdp.model.latent import Factor, Latent, zeros
-from denoised_mdp.model.nets import MLP, Linear, gaussian
+from denoised_mdp.model.nets import MLP, PLAIN, Linear, Style, gaussian
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch
 from denoised_mdp.model.reconstruction import pixels
@@ -45,10 +46,11 @@ class Stream(nnx.Module):
         embedding: int,
         min_stddev: float,
         rngs: nnx.Rngs,
+        style: Style = PLAIN,
     ):
         self.encoder, self.belief, self.state, self.min_stddev = encoder, belief, state, min_stddev
-        self.prior = Prior(state + action, 1, belief, state, min_stddev, rngs)
-        self.posterior = Posterior(belief, embedding, belief, 2 * state, rngs)
+        self.prior = Prior(state + action, 1, belief, state, min_stddev, rngs, style=style)
+        self.posterior = Posterior(belief, embedding, belief, 2 * state, rngs, style=style)
 
     def evidence(self, pictures: jax.Array) -> jax.Array:
         """[B, H, W, 3] -> [B, belief], what pictures add to the first layer of the posterior."""
@@ -66,11 +68,20 @@ class Stream(nnx.Module):
 class Task(nnx.Module):
     """What is learned for x."""
 
-    def __init__(self, stream: Stream, *, reward_widths: list[int], continue_head: bool, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        reward_widths: list[int],
+        continue_head: bool,
+        rngs: nnx.Rngs,
+        reward_output_scale: float = 1.0,
+        style: Style = PLAIN,
+    ):
         self.stream = stream
         width = stream.belief + stream.state
-        self.reward = MLP(width, reward_widths, 1, rngs)
-        self.go_on = MLP(width, reward_widths, 1, rngs) if continue_head else None
+        self.reward = MLP(width, reward_widths, 1, rngs, style=style, output_scale=reward_output_scale)
+        self.go_on = MLP(width, reward_widths, 1, rngs, style=style) if continue_head else None
 
 
 class Distractor(nnx.Module):
@@ -209,6 +220,7 @@ class Objective(NamedTuple):
     reward_weight: float  # on -log p(r|x)
     lambda_radv: float  # on what the adversary gets wrong
     lambda_os: float  # on the distractor's own picture
+    balance: Balance = Balance()  # of each KL, between its prior and its posterior
 
 
 class Moments(NamedTuple):
@@ -236,10 +248,10 @@ def model_loss(
 
     noise: standard normals [T, B, S]. Returns the loss; the filtered latents [T, B], what `fit` returned, and metrics.
     """
-    alpha, free_nats, reward_weight, lambda_radv, lambda_os = objective
+    alpha, free_nats, reward_weight, lambda_radv, lambda_os, balance = objective
     s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
     kl_x, kl_y = q.x.kl(p.x), q.y.kl(p.y)  # each [T, B]
-    clipped_x, clipped_y = jnp.maximum(kl_x, free_nats.x), jnp.maximum(kl_y, free_nats.y)
+    clipped_x, clipped_y = balance.kl(q.x, p.x, free_nats.x), balance.kl(q.y, p.y, free_nats.y)
     picture = pixels(batch.observation)
     error = picture - model.decode(s)
     nll_observation = jnp.sum(_nll(error), axis=(-3, -2, -1))

@@ -17,7 +17,7 @@ from flax import nnx
 
 from denoised_mdp.model.distributions import Array, Normal
 from denoised_mdp.model.latent import Factor, Latent, zeros
-from denoised_mdp.model.nets import GRU, MLP, Linear, gaussian
+from denoised_mdp.model.nets import GRU, MLP, PLAIN, Activation, Linear, Style, gaussian
 
 
 class Evidence(NamedTuple):
@@ -30,30 +30,42 @@ class Evidence(NamedTuple):
 class Prior(nnx.Module):
     """inputs -> dense layers -> GRU(belief) -> N(mean, stddev): the prior of one part."""
 
-    def __init__(self, inputs: int, layers: int, belief: int, state: int, min_stddev: float, rngs: nnx.Rngs):
-        self.embed = MLP(inputs, [belief] * (layers - 1), belief, rngs)
-        self.gru = GRU(belief, belief, rngs)
-        self.head = MLP(belief, [belief], 2 * state, rngs)
+    def __init__(
+        self,
+        inputs: int,
+        layers: int,
+        belief: int,
+        state: int,
+        min_stddev: float,
+        rngs: nnx.Rngs,
+        *,
+        style: Style = PLAIN,
+    ):
+        self.embed = MLP(inputs, [belief] * (layers - 1), belief, rngs, style=style)
+        self.activation = Activation(style, belief)
+        self.gru = GRU(belief, belief, rngs, norm=style.norm)
+        self.head = MLP(belief, [belief], 2 * state, rngs, style=style)
         self.min_stddev = min_stddev
 
     def __call__(self, belief: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, Normal]:
         """The next belief [B, N], and the prior of the next state given it."""
-        hidden = jax.nn.elu(self.embed(jnp.concatenate(inputs, axis=-1)))
+        hidden = self.activation(self.embed(jnp.concatenate(inputs, axis=-1)))
         belief = self.gru(hidden, belief)
         return belief, gaussian(self.head(belief), self.min_stddev)
 
 
 class Posterior(nnx.Module):
-    """[latents, embedding] -> linear -> ELU -> linear: Gaussian parameters. The embedding's share comes hoisted."""
+    """[latents, embedding] -> linear, activation, linear: Gaussian parameters. The embedding's share comes hoisted."""
 
-    def __init__(self, latents: int, embedding: int, width: int, outputs: int, rngs: nnx.Rngs):
+    def __init__(self, latents: int, embedding: int, width: int, outputs: int, rngs: nnx.Rngs, *, style: Style = PLAIN):
+        self.activation = Activation(style, width)
         fan_in = latents + embedding
         self.latents = Linear(latents, width, rngs, fan_in=fan_in)
         self.embedding = Linear(embedding, width, rngs, fan_in=fan_in, use_bias=False)
         self.output = Linear(width, outputs, rngs)
 
     def __call__(self, evidence: jax.Array, *latents: jax.Array) -> jax.Array:
-        return self.output(jax.nn.elu(self.latents(jnp.concatenate(latents, axis=-1)) + evidence))
+        return self.output(self.activation(self.latents(jnp.concatenate(latents, axis=-1)) + evidence))
 
 
 class Transition(nnx.Module):
@@ -69,15 +81,16 @@ class Transition(nnx.Module):
         min_stddev: float,
         z_prior_uses_y: bool,
         rngs: nnx.Rngs,
+        style: Style = PLAIN,
     ):
         self.belief, self.state, self.min_stddev, self.z_prior_uses_y = belief, state, min_stddev, z_prior_uses_y
         (hx, hy, hz), (sx, sy, sz) = belief, state
         y_seen_by_z = (hy + sy) if z_prior_uses_y else 0
-        self.x_prior = Prior(sx + action, 1, hx, sx, min_stddev, rngs)
-        self.y_prior = Prior(sy, 1, hy, sy, min_stddev, rngs)
-        self.z_prior = Prior(hx + sx + y_seen_by_z + sz + action, 2, hz, sz, min_stddev, rngs)
-        self.xy_posterior = Posterior(hx + hy + hz + sz, embedding, hx + hy, 2 * (sx + sy), rngs)
-        self.z_posterior = Posterior(hx + sx + hy + sy + hz, embedding, hz, 2 * sz, rngs)
+        self.x_prior = Prior(sx + action, 1, hx, sx, min_stddev, rngs, style=style)
+        self.y_prior = Prior(sy, 1, hy, sy, min_stddev, rngs, style=style)
+        self.z_prior = Prior(hx + sx + y_seen_by_z + sz + action, 2, hz, sz, min_stddev, rngs, style=style)
+        self.xy_posterior = Posterior(hx + hy + hz + sz, embedding, hx + hy, 2 * (sx + sy), rngs, style=style)
+        self.z_posterior = Posterior(hx + sx + hy + sy + hz, embedding, hz, 2 * sz, rngs, style=style)
 
     def initial(self, batch: tuple[int, ...]) -> Latent[Factor]:
         """All zeros [batch, width]: before the first observation nothing is known (as Dreamer)."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
+from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal
 from denoised_mdp.model.latent import Factor, Latent, features
-from denoised_mdp.model.nets import MLP
+from denoised_mdp.model.nets import MLP, PLAIN, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch
 from denoised_mdp.model.reconstruction import pixels, squared_error
@@ -33,6 +35,9 @@ class Objective(NamedTuple):
     free_nats: Latent[float]  # each element of KL [T, B] counts at least this much
     beta_free_nats_x: float  # the share of beta.x whose KL has free nats; beta.x itself unless split
     reward_weight: float  # on -log p(r|x,y); 1 is the paper's
+    reward_y_penalty: float = 0.0  # -log p(r_y) of a Gaussian prior on r_y; 0 is the paper's, which has none
+    balance: Balance = Balance()  # of each KL, between its prior and its posterior
+    decode_every: int = 1  # one picture of so many is decoded; 1 is the paper's
 
 
 class DenoisedMDP(nnx.Module):
@@ -47,12 +52,18 @@ class DenoisedMDP(nnx.Module):
         reward_widths: list[int],
         continue_head: bool,
         rngs: nnx.Rngs,
+        reward_output_scale: float = 1.0,
+        style: Style = PLAIN,
     ):
         self.encoder, self.decoder, self.transition = encoder, decoder, transition
         x, y, _ = (n + m for n, m in zip(transition.belief, transition.state, strict=True))
-        self.reward_x = MLP(x, reward_widths, 1, rngs)
-        self.reward_y = MLP(y, reward_widths, 1, rngs) if y else None
-        self.continue_x = MLP(x, reward_widths, 1, rngs) if continue_head else None
+
+        def head(inputs: int, output_scale: float) -> MLP:
+            return MLP(inputs, reward_widths, 1, rngs, style=style, output_scale=output_scale)
+
+        self.reward_x = head(x, reward_output_scale)
+        self.reward_y = head(y, reward_output_scale) if y else None
+        self.continue_x = head(x, 1.0) if continue_head else None
 
     def evidence(self, observation: Array) -> Evidence:
         """What pictures [B, H, W, 3] uint8 say to the posteriors; `Transition.step` takes it."""
@@ -60,12 +71,15 @@ class DenoisedMDP(nnx.Module):
 
     def reward(self, x: Factor, y: Factor) -> jax.Array:
         """[B], the mean of p(r|x,y): the sum of two Gaussians' means (Appendix A.2)."""
-        of_x = self.reward_x(x.features)[..., 0]
-        return of_x if self.reward_y is None else of_x + self.reward_y(y.features)[..., 0]
+        return self.x_reward(x) + self.y_reward(y)
 
     def x_reward(self, x: Factor) -> jax.Array:
         """[B], E p(r_x|x): the only reward that a policy is trained on (Algorithm 1)."""
         return self.reward_x(x.features)[..., 0]
+
+    def y_reward(self, y: Factor) -> jax.Array:
+        """[B], E p(r_y|y): what of the reward is noise; 0 if there is no y."""
+        return jnp.zeros(y.state.shape[:-1]) if self.reward_y is None else self.reward_y(y.features)[..., 0]
 
     def continuation(self, x: Factor) -> jax.Array:
         """[B], the probability that the episode goes on; 1 without a head."""
@@ -99,20 +113,27 @@ def model_loss(
 ) -> tuple[jax.Array, tuple[Latent[Factor], dict[str, jax.Array]]]:
     """Eq. 4:  -log p(o|s) - log p(r|x,y) + alpha (beta_x KL_x + beta_y KL_y + beta_z KL_z), a mean over [T, B].
 
-    The reward's term has a weight, and with a continuation head - log p(goes on|x) is added; the paper has neither.
+    The reward's term has a weight, r_y may have a prior, and with a continuation head - log p(goes on|x) is added; the
+    paper has none of these. Of the pictures one in `decode_every` is decoded: the same mean, as every row is met in as
+    many sequences.
 
     noise: standard normals [T, B, S]. Returns the loss, the filtered latents [T, B] and metrics, in nats.
     Free nats clip each element of a KL from below; KL_x may be split into a part with and a part without them.
     """
-    alpha, beta, free_nats, beta_free_nats_x, reward_weight = objective
+    o = objective
     s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
     kl_x, kl_y, kl_z = (q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True))  # each [T, B]
-    clipped_x, clipped_y, clipped_z = map(jnp.maximum, (kl_x, kl_y, kl_z), free_nats)
-    kl = beta_free_nats_x * clipped_x + (beta.x - beta_free_nats_x) * kl_x + beta.y * clipped_y + beta.z * clipped_z
-    error, size = squared_error(model.decoder, features(s), batch.observation), math.prod(batch.observation.shape[-3:])
+    clipped_x, clipped_y, clipped_z = map(o.balance.kl, q, p, o.free_nats)
+    unclipped_x = o.balance.kl(q.x, p.x, 0.0)
+    kl_of_x = o.beta_free_nats_x * clipped_x + (o.beta.x - o.beta_free_nats_x) * unclipped_x
+    kl = kl_of_x + o.beta.y * clipped_y + o.beta.z * clipped_z
+    decoded, pictures = one_in((features(s), jnp.asarray(batch.observation)), o.decode_every)
+    error, size = squared_error(model.decoder, decoded, pictures), math.prod(pictures.shape[-3:])
     nll_observation = 0.5 * error + size * HALF_LOG_2PI  # unit variance; a mean over [T, B] already
-    nll_reward = 0.5 * (batch.reward - model.reward(s.x, s.y)) ** 2 + HALF_LOG_2PI
-    loss = nll_observation + reward_weight * nll_reward + alpha * kl
+    of_x, of_y = model.x_reward(s.x), model.y_reward(s.y)
+    nll_reward = 0.5 * (batch.reward - (of_x + of_y)) ** 2 + HALF_LOG_2PI
+    of_reward = o.reward_weight * (nll_reward + 0.5 * o.reward_y_penalty * of_y**2)
+    loss = nll_observation + of_reward + o.alpha * kl
     metrics = {
         "observation_loss": nll_observation,
         "observation_mse": error / size,
@@ -132,6 +153,21 @@ def model_loss(
         metrics["continue_loss"] = nll_continue
     metrics = {"loss": loss} | metrics
     return jnp.mean(loss), (s, jax.tree.map(jnp.mean, metrics))
+
+
+Rows = TypeVar("Rows")
+
+
+def one_in(rows: Rows, every: int) -> Rows:
+    """Of arrays [T, B, ...] the rows on each `every`-th diagonal, [N, ...]; with 1 all of them, as they are.
+
+    Sequences are drawn alike, and each row of time is met in the same share of them if `every` divides B.
+    """
+    if every == 1:
+        return rows
+    time, batch = jax.tree.leaves(rows)[0].shape[:2]
+    chosen = np.flatnonzero(np.add.outer(np.arange(time), np.arange(batch)) % every == 0)
+    return jax.tree.map(lambda v: v.reshape(time * batch, *v.shape[2:])[chosen], rows)
 
 
 @dataclass(frozen=True)

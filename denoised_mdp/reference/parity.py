@@ -9,6 +9,7 @@ Shapes: T = time, B = batch, H = horizon, N = imagined roll-outs, A = action.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,7 +217,7 @@ def _learning(
         yield f"{section}/grad/{name}", value
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="objective")
 def _learn(
     model: DenoisedMDP, batch: Batch, noise: Latent, prior_noise: Latent, objective: Objective
 ) -> tuple[dict[str, jax.Array], DenoisedMDP]:
@@ -252,7 +253,13 @@ class _GivenActions:
         return self
 
     def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return noise, jnp.zeros(noise.shape[:-1])
+        return noise, self.score(noise)
+
+    def score(self, noise: jax.Array) -> jax.Array:
+        return jnp.zeros(noise.shape[:-1])
+
+    def entropy(self, noise: jax.Array) -> jax.Array:
+        return jnp.zeros(noise.shape[:-1])
 
 
 def _roll_out_inputs(

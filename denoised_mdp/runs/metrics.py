@@ -43,6 +43,7 @@ METRICS = {
     "perfect value. sac: half the squared error of Q, the sum of both critics'",
     "policy/imagined_reward": "dynamics: mean reward predicted in imagination, from x alone",
     "policy/imagined_value": "dynamics: mean value there",
+    "policy/return_range": "dynamics: from the 5th to the 95th percentile of imagined returns; with normalize_returns",
     "policy/predicted_reward": "sac: mean reward predicted on replayed states, from x alone",
     "policy/q_value": "sac: mean Q(x,a) of replayed actions, of the lower critic; future entropy is part of it",
     "policy/temperature": "sac: weight of the policy's entropy against reward; it adapts to policy.target_entropy",

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from denoised_mdp.agent.critic import VALUES
 from denoised_mdp.config.schema import Config, DenoisedModel, DynamicsPolicy
 from denoised_mdp.model.nets import CONV_DECODER, CONV_ENCODER, LAST, PATCHES
 
@@ -43,7 +44,7 @@ def of_model(config: Config, action_size: int) -> dict[str, int]:
     return {
         "encoder": 2 * rows * ((FORWARD + TO_WEIGHTS) * first + ALL * others),
         "transition": 2 * rows * ALL * _transition(model, action_size),
-        "decoder": 2 * rows * ALL * decoder_products(config),
+        "decoder": 2 * (rows // model.decode_every) * ALL * decoder_products(config),
         "reward": 2 * rows * ALL * heads,
     }
 
@@ -53,10 +54,13 @@ def of_policy(config: Config, action_size: int) -> dict[str, int]:
     policy, model = config.policy, config.model
     if not isinstance(policy, DynamicsPolicy):
         raise ValueError(f"policy={policy.name}: only the arithmetic of policy=dynamics has been counted")
-    starts = -(-config.train.batch_size * config.train.batch_length // policy.start_every)
+    if policy.gradient != "dynamics" or policy.slow_critic_weight or policy.replay_critic_weight:
+        raise ValueError("only the arithmetic of gradient=dynamics with a critic of imagined states has been counted")
+    rows = config.train.batch_size * (config.train.batch_length - policy.burn_in)
+    starts = -(-rows // policy.start_every)
     x = model.x.belief + model.x.state
     actor = [x, *policy.actor_widths, 2 * action_size]
-    critic = [x, *policy.critic_widths, 1]
+    critic = [x, *policy.critic_widths, VALUES[policy.critic].outputs]
     head = _dense(x, *model.reward_widths, 1)
     heads, at_the_start = (2 * head, head) if model.continue_head else (head, 0)
     fixed = _prior(model.x.state + action_size, 1, model.x.belief, model.x.state) + heads + _dense(*critic)

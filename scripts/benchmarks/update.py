@@ -70,8 +70,10 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds
         calls.append(taken)
         peaks.append(peak.measure())
 
-    by_hand = config.policy.name == "dynamics" and config.model.name != "tia"
-    counted = flops.of_update(config, action_size) if by_hand else {}
+    try:
+        counted = flops.of_update(config, action_size)
+    except ValueError:  # not counted by hand
+        counted = {}
     counted, traced = {part: seeds * count for part, count in counted.items()}, seeds * traced
     flop = sum(counted.values())
     rows = spread("iteration", [call.wall / chunk for call in calls])
