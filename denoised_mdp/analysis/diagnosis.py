@@ -130,6 +130,7 @@ class _Beliefs(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def _beliefs(agent: Agent, state: TrainState, observation, action, starts, key) -> _Beliefs:
     model, actor, policy = state.world_model, state.policy.actor, agent.config.policy
+    assert policy.name == "dynamics"
     filter_key, act_key, recorded_key, own_key = jax.random.split(key, 4)
     first = jnp.zeros(action.shape[:2], bool)
     s, q, p = model.observe(observation, action, first, model.transition.noise(filter_key, first.shape))

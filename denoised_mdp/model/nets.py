@@ -146,6 +146,7 @@ class MLP(nnx.Module):
         self.activations = nnx.List([Activation(style, width) for width in widths])
         if output_scale != 1:
             last = self.layers[-1]
+            assert last.bias is not None
             last.kernel, last.bias = (nnx.Param(output_scale * v[...]) for v in (last.kernel, last.bias))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
