@@ -13,6 +13,7 @@ import scipy.stats
 from safetensors.numpy import load_file
 
 from denoised_mdp.config.compose import compose
+from denoised_mdp.errors import UserError
 from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.logger import read_metrics
 from denoised_mdp.runs.replay import Replay
@@ -99,6 +100,58 @@ def test_an_episode_that_goes_on_is_learned_from_only_if_asked(include_running, 
     (run,) = training.runs
     assert run.env_step == 500 and run.replay.num_steps == 51
     assert run.replay.can_sample(config.train.batch_length) == include_running
+
+
+HOP = """
+import gymnasium
+import numpy as np
+
+
+class Hop(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, steps, reward):
+        self.steps, self.reward = steps, reward
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros((64, 64, 3), np.uint8), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.full((64, 64, 3), self.t % 256, np.uint8), self.reward, self.t >= self.steps, False, {}
+
+
+def make(random, steps, reward=1.0):
+    return Hop(steps, reward)
+"""
+QUICK = ["size=debug", "env=custom", "train.env_steps=60", "train.prefill=30", "train.every=30", "train.updates=1"]
+
+
+def hop(folder: Path, **arguments: float) -> list[str]:
+    (folder / "hop.py").write_text(HOP)
+    told = ",".join(f"{name}:{value}" for name, value in arguments.items())
+    constructor = f"env.constructor='{folder / 'hop.py'}:make'"
+    return [*QUICK, constructor, f"env.arguments={{{told}}}", f"run_dir={folder / 'run'}", "logger.tensorboard=false"]
+
+
+def test_episodes_shorter_than_a_sequence_are_learned_from_and_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    loop.train(compose(hop(tmp_path, steps=3)))
+    latest = checkpoint.latest(tmp_path / "run")
+    assert latest is not None and checkpoint.load_progress(latest)["updates"] == 2
+    assert "episodes end after as little as 4 steps, fewer than train.batch_length=8" in caplog.text
+
+
+def test_a_run_that_could_learn_nothing_ends_with_an_error(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    config = compose(hop(tmp_path, steps=500))
+    for _ in range(2):  # it is not finished: a larger train.env_steps goes on
+        with pytest.raises(UserError, match="has learned nothing in 60 env steps, as there are no 8 steps of finished"):
+            loop.train(config)
+    assert caplog.text.count("updates wait") == 2
 
 
 def test_the_same_command_on_a_finished_run_says_so(finished):

@@ -151,7 +151,7 @@ class Training:
                         break
                     if self.env_step >= self.config.train.env_steps:
                         for run in self.runs:
-                            run.finished = True
+                            run.finished = run.updates > 0
                         break
                     self._save(lambda run: run.is_due(run.config.checkpoint.every, since=run.saved[0]))
                     self._begin_block()
@@ -160,6 +160,9 @@ class Training:
                 self._show_progress()
             self._save(lambda run: True)
             self.devices.tell(END)
+        if self.stop_signal is None:
+            for run in self.runs:
+                run.check_learned()
 
     def follow(self) -> None:
         """In a process that does not lead: the updates that it is told to compute its share of, to the end."""
