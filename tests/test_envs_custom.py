@@ -189,6 +189,39 @@ def test_a_rendering_is_a_picture_too():
         assert step.is_terminal == (now % 7 == 0 and not step.is_first)
 
 
+class Buffered(gymnasium.Env):
+    """Draws into one array and returns that."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    factor_kinds = {"level": "neither"}  # noqa: RUF012
+
+    def __init__(self):
+        self.frame, self.level = np.zeros((64, 64, 3), np.uint8), np.zeros(1)
+
+    def reset(self, *, seed=None, options=None):
+        self.frame[:], self.level[:] = 0, 0
+        return self.frame, {}
+
+    def step(self, action):
+        self.frame += 1
+        self.level += 1
+        return self.frame, 0.5, False, False, {}
+
+    def factors(self):
+        return {"level": self.level}
+
+
+def buffered(random):
+    return Buffered()
+
+
+def test_what_an_environment_returns_is_copied():
+    steps = play(build_from(buffered), 20)
+    assert [int(step.observation[0, 0, 0]) for step in steps] == list(range(21))
+    assert [int(step.info["factors"]["level"][0]) for step in steps] == list(range(21))
+
+
 def unbounded(random):
     return Grey(random, dm_env.truncation, specs.Array((2,), np.float32))
 

@@ -96,7 +96,7 @@ class Custom:
     def render(self) -> Picture:
         """The picture scaled to a square; none of it is background, as nobody knows what is."""
         observation = self._observation
-        picture = np.asarray(observation.get(PIXELS) if isinstance(observation, Mapping) else observation)
+        picture = np.array(observation.get(PIXELS) if isinstance(observation, Mapping) else observation)  # a copy
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise UserError(
                 f"{self._name}: its observation should be a picture, uint8 [height, width, 3], or have one named "
