@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,16 @@ def user_errors() -> Iterator[None]:
 def one_line(error: object) -> str:
     """The message of an exception without line breaks."""
     return " ".join(str(error).split())
+
+
+def with_place(error: BaseException) -> str:
+    """Kind and message of an exception and where it was raised, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError):
+        place = f" ({error.filename}:{error.lineno})"
+        return f"{type(error).__name__}: {error.msg}{place}"
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {one_line(error)}{place}"
 
 
 def nearest(name: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:

@@ -16,10 +16,22 @@ def check(config: Config) -> None:
     from denoised_mdp import envs
     from denoised_mdp.runs.replay import Replay
 
+    refuse_without_effect(config)
     envs.check(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
+    envs.try_out(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
     if config.replay.source is not None:
         Replay.open(config.replay.source)
         check_same_world(config, Path(config.replay.source))
+
+
+def refuse_without_effect(config: Config) -> None:
+    """Settings of a new run that would change nothing."""
+    backend, name = config.render.backend, config.env.name
+    draws_itself = (name == "custom" and backend == "ray") or (name == "sunlight" and backend != "auto")
+    if draws_itself and not (Path(config.run_dir) / run_dir.CONFIG).exists():
+        raise UserError(
+            f"render.backend={backend} has no effect on env={name}, which draws its own pictures: leave it out"
+        )
 
 
 def check_same_world(config: Config, source: Path) -> None:

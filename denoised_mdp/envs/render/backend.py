@@ -57,9 +57,31 @@ def choose(backend: str) -> Backend:
         return backend
     if not works(backend):
         raise UserError(f"render.backend={backend} does not work here: {INSTALL[backend]}, or take render.backend=ray")
-    os.environ["MUJOCO_GL"] = backend
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # software OpenGL: at such sizes, threads only cost
+    _prepare(backend)
     return backend
+
+
+def prepare_for_custom(backend: str) -> None:
+    """Has an environment of the user's draw through this OpenGL backend, should it use mujoco or dm_control.
+
+    `auto` leaves it what MUJOCO_GL says or a screen offers; without either it takes EGL or OSMesa, where that works.
+
+    Raises:
+        UserError: as `choose`.
+    """
+    if backend in ("egl", "osmesa"):
+        choose(backend)
+    elif backend == "auto" and not {"MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        for name in ("egl", "osmesa"):
+            if _imported() is None and works(name):
+                _prepare(name)
+                return
+
+
+def _prepare(backend: Literal["egl", "osmesa"]) -> None:
+    os.environ["MUJOCO_GL"] = backend
+    os.environ.pop("PYOPENGL_PLATFORM", None)  # mujoco sets it to suit, and refuses another one
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # software OpenGL: at such sizes, threads only cost
 
 
 @functools.cache
