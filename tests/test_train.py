@@ -1,6 +1,8 @@
 """The real scripts, from a command line to files: a debug run, going on after a kill, looking at it."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -152,6 +154,48 @@ def test_a_run_that_could_learn_nothing_ends_with_an_error(tmp_path, monkeypatch
         with pytest.raises(UserError, match="has learned nothing in 60 env steps, as there are no 8 steps of finished"):
             loop.train(config)
     assert caplog.text.count("updates wait") == 2
+
+
+def test_a_folder_takes_one_process_at_a_time(tmp_path, monkeypatch, caplog):
+    """Also a suspended one; whose it is is said, and the lock goes with the process."""
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    caplog.set_level("INFO", "denoised_mdp")
+    config = compose(hop(tmp_path, steps=3))
+    code = "import sys, time; from pathlib import Path; from denoised_mdp.runs import run_dir\n"
+    code += "with run_dir.locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, config.run_dir]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "locked\n"
+            with pytest.raises(UserError, match=f"is in use: process {other.pid} on .* trains there"):
+                loop.train(config)
+        finally:
+            other.kill()
+    assert [path.name for path in Path(config.run_dir).iterdir()] == ["lock"]
+    loop.train(config)
+    assert "goes on from" not in caplog.text
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"env_steps": 90})})
+    path = Path(config.run_dir, "metrics.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"\n<<<<<<< HEAD\n".join([b"", *lines]) + b'[]\n{"env')  # what is only told is not needed
+    loop.train(longer)
+    assert f"{config.run_dir} goes on from env step 60" in caplog.text
+    assert path.read_bytes().startswith(b"".join(lines)) and read_metrics(Path(config.run_dir))[-1]["env_step"] == 90
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    config = compose(hop(tmp_path, steps=3))
+    with monkeypatch.context() as full:
+
+        def write(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr(os, "pwrite", write)
+        with pytest.raises(UserError, match="No space left on device; once that is mended the same command goes on"):
+            loop.train(config)
+    loop.train(config)
+    assert newest(Path(config.run_dir)) == 60
 
 
 def test_the_same_command_on_a_finished_run_says_so(finished):

@@ -5,6 +5,7 @@ A `Run` is what belongs to one seed, in its folder; a `Training` goes through th
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -12,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import jax
 import numpy as np
 
 from denoised_mdp.agent import Agent
 from denoised_mdp.config import Config
 from denoised_mdp.envs import reset_all, step_all
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, one_line
 from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.compilation import cache_programs
 from denoised_mdp.runs.evaluation import evaluation_envs
@@ -30,6 +32,7 @@ from denoised_mdp.training.run import COLLECT, LEARN, Run
 from denoised_mdp.training.seeds import InTurn, Keys, Metrics, Together, side_by_side
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what a disk may refuse to write for
 END = "end"  # told to the processes that follow
 
 
@@ -46,16 +49,8 @@ def train(*configs: Config) -> None:
     configs = tuple(config for config in configs if not _is_finished(config))
     if not configs:
         return
-    _level(configs)
-    cache_programs()
-    training = Training(*configs)
-    if training.devices.leads:
-        for config in configs:
-            run_dir.claim(config)  # the first thing written
-    try:
-        training.train() if training.devices.leads else training.follow()
-    finally:
-        training.close()
+    with ExitStack() as locks:
+        training = _run(configs, locks)
     if training.stop_signal is not None:
         if training.devices.leads:
             stopped = f"stopped by {training.stop_signal} at env step {training.env_step}, saved"
@@ -64,10 +59,39 @@ def train(*configs: Config) -> None:
         raise SystemExit(0)  # a sweep ends too
 
 
+def _run(configs: Sequence[Config], locks: ExitStack) -> Training:
+    """Trains, with the runs' folders locked, of which those that are new are made only once all has been checked."""
+    leads = not configs[0].distributed or jax.process_index() == 0
+    begun = [config for config in configs if leads and (Path(config.run_dir) / run_dir.CONFIG).exists()]
+    for config in begun:
+        locks.enter_context(run_dir.locked(Path(config.run_dir)))
+        checkpoint.set_aside_damaged(Path(config.run_dir))
+    _level(configs)
+    cache_programs()
+    training = Training(*configs)
+    try:
+        if leads:
+            for config in configs:
+                if config not in begun:
+                    locks.enter_context(run_dir.locked(Path(config.run_dir)))
+                run_dir.claim(config)
+        training.train() if training.devices.leads else training.follow()
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise UserError(
+            f"run_dir={configs[0].run_dir}: {one_line(error)}; once that is mended the same command goes on from the "
+            "last checkpoint"
+        ) from error
+    finally:
+        training.close()
+    return training
+
+
 def _is_finished(config: Config) -> bool:
     """Whether a run has nothing left to do, which is told."""
     folder = Path(config.run_dir)
-    if (path := checkpoint.latest(folder)) is None:
+    if (path := checkpoint.latest_sound(folder)) is None:
         return False
     progress = checkpoint.load_progress(path)
     if "imported_from" in progress:

@@ -303,4 +303,6 @@ class Run:
         self.replay.restore(progress["replay"])
         if self.collects:
             self.steps = [env.restore(state) for env, state in zip(self.envs, progress["envs"], strict=True)]
+        if self.devices.leads:
+            _log.info("%s goes on from env step %d", self.folder, self.env_step)
         return mind
