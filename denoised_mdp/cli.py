@@ -25,6 +25,7 @@ import functools
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -43,9 +44,10 @@ from denoised_mdp.config import schema as settings
 from denoised_mdp.config.compose import CONFIGS, check_override, compose_seeds, parse_overrides, resolve
 from denoised_mdp.config.schema import Config, Count, Settings, Text
 from denoised_mdp.errors import UserError, did_you_mean, one_line, user_errors
-from denoised_mdp.runs import run_dir
+from denoised_mdp.runs import run_dir, sources
 
 USER_ERROR = 2  # exit code
+_log = logging.getLogger(__name__)
 
 
 class _Told(Exception):
@@ -170,6 +172,7 @@ class RunOptions(Settings):
 
 
 Options = TypeVar("Options", bound=RunOptions)
+CONSTRUCTOR = "env.constructor"  # of a custom environment: code, which only the command line may allow to run
 ADJUSTABLE = ("render.", "noise.")  # settings of a run that a look at it may change: the world, not the agent
 
 
@@ -189,10 +192,11 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
     """The settings of the run that `argv` names, a checkpoint's folder, and the options.
 
     Raises:
-        UserError: there is no such run, it has no such checkpoint, or an option is unknown or wrong.
+        UserError: there is no such run, it has no such checkpoint, it names code that the command line does not, or an
+            option is unknown or wrong.
     """
     own = list(options_type.model_fields)
-    adjustable = [name for name in settings.names() if name.startswith(ADJUSTABLE)]
+    adjustable = [name for name in settings.names() if name.startswith(ADJUSTABLE)] + [CONSTRUCTOR]
     given, adjusted = {}, {}
     for override in parse_overrides(argv):
         key, plain = override.key_or_group, override.is_add() or override.is_force_add() or override.is_delete()
@@ -210,11 +214,18 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
         raise UserError(settings.explain(error, own)) from None
     folder = Path(options.run_dir)
     config = run_dir.load(folder)
+    if isinstance(config.env, settings.Custom) and CONSTRUCTOR not in adjusted:
+        code = config.env.constructor
+        option = f"{CONSTRUCTOR}={code}" if re.fullmatch(r"[\w./:-]+", code) else f"'{CONSTRUCTOR}=\"{code}\"'"
+        raise UserError(f"run_dir={folder} names code of its own to run; if you trust it, add {option} to this command")
     tree = config.model_dump()
     for name, value in adjusted.items():
         section, key = name.split(".")
         tree[section][key] = value
-    return settings.parse(tree), run_dir.checkpoint(folder, options.checkpoint), options
+    config = settings.parse(tree)
+    if "noise.source" not in adjusted and (changed := sources.changed(folder, config)):
+        _log.warning("run_dir=%s: %s", folder, changed)
+    return config, run_dir.checkpoint(folder, options.checkpoint), options
 
 
 def _help(options_type: type[RunOptions]) -> str:

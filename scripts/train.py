@@ -6,9 +6,8 @@ from pathlib import Path
 
 from denoised_mdp import cli
 from denoised_mdp.config import Config
-from denoised_mdp.config import schema as settings
 from denoised_mdp.errors import UserError
-from denoised_mdp.runs import run_dir
+from denoised_mdp.runs import run_dir, sources
 
 
 def check(config: Config) -> None:
@@ -39,7 +38,8 @@ def check_same_world(config: Config, source: Path) -> None:
     folder = source if (source / run_dir.CONFIG).exists() else source.parent
     if not (folder / run_dir.CONFIG).exists():
         return
-    found = [d for d in settings.differences(run_dir.load(folder), config) if d.startswith(("env.", "noise."))]
+    different = sources.differences(folder, run_dir.load(folder), config)
+    found = [d for d in different if d.startswith(("env.", "noise."))]
     if found:
         raise UserError(f"replay.source={source} is of another world ({', '.join(found)})")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from denoised_mdp.config import Config
 from denoised_mdp.config import schema as settings
 from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.runs import sources
 
 CONFIG = "config.yaml"
 LOCK = "lock"
@@ -37,13 +38,15 @@ def check(config: Config) -> None:
             f"run_dir={run_dir} lies in the folder of another run, {run_dir.parent}; choose another run_dir"
         )
     if (run_dir / CONFIG).exists():
-        found = settings.differences(settings.load(run_dir / CONFIG), config)
+        found = sources.differences(run_dir, settings.load(run_dir / CONFIG), config)
         if found:
             more = f" and {len(found) - 5} more" if len(found) > 5 else ""
             raise UserError(
                 f"run_dir={run_dir} holds a run of another configuration ({', '.join(found[:5])}{more}); "
                 "choose another run_dir, or delete that one"
             )
+        if changed := sources.changed(run_dir, config):
+            raise UserError(f"run_dir={run_dir}: {changed}; put them back, or choose another run_dir")
     elif run_dir.exists() and any(entry.name not in _OWN for entry in run_dir.iterdir()):
         raise UserError(f"run_dir={run_dir} holds other files and no {CONFIG}; choose another run_dir")
 
@@ -60,6 +63,7 @@ def claim(config: Config) -> Path:
     run_dir = Path(config.run_dir)
     try:
         settings.save(config, run_dir / CONFIG)
+        sources.note(run_dir, config)
     except OSError as error:
         raise UserError(f"run_dir={run_dir} cannot be written: {one_line(error)}") from None
     return run_dir

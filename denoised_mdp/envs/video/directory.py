@@ -56,6 +56,15 @@ def find(directory: Path) -> list[Path]:
     return sorted(clips)
 
 
+def files(directory: Path) -> list[Path]:
+    """The files of all clips, in the order of `find`; none where that finds nothing."""
+    try:
+        clips = find(directory)
+    except UserError:
+        return []
+    return [file for clip in clips for file in (_images(clip) if clip.is_dir() else [clip])]
+
+
 def _folders(directory: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every folder with the names of its files, each once, by its own name rather than by a link to it."""
     seen, starts = set(), [str(directory)]
