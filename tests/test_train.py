@@ -183,6 +183,22 @@ def test_a_folder_takes_one_process_at_a_time(tmp_path, monkeypatch, caplog):
     assert path.read_bytes().startswith(b"".join(lines)) and read_metrics(Path(config.run_dir))[-1]["env_step"] == 90
 
 
+def test_a_lost_connection_saves_what_was_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    config, collect = compose(hop(tmp_path, steps=3)), loop.Training._collect
+
+    def hang_up(training):
+        collect(training)
+        if training.env_step == 17:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr(loop.Training, "_collect", hang_up)
+    with pytest.raises(SystemExit) as caught:
+        loop.train(config)
+    assert caught.value.code == 0 and newest(Path(config.run_dir)) == 17
+    assert "stopped by SIGHUP at env step 17, saved" in capsys.readouterr().out
+
+
 def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
     config = compose(hop(tmp_path, steps=3))

@@ -31,7 +31,7 @@ from denoised_mdp.training.devices import Devices, join_processes
 from denoised_mdp.training.run import COLLECT, LEARN, Run
 from denoised_mdp.training.seeds import InTurn, Keys, Metrics, Together, side_by_side
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what a disk may refuse to write for
 END = "end"  # told to the processes that follow
 
@@ -54,7 +54,7 @@ def train(*configs: Config) -> None:
     if training.stop_signal is not None:
         if training.devices.leads:
             stopped = f"stopped by {training.stop_signal} at env step {training.env_step}, saved"
-            print(f"{stopped}; the same command goes on", flush=True)
+            signals.say(f"{stopped}; the same command goes on")
         signals.pass_on(training.stop_signal)
         raise SystemExit(0)  # a sweep ends too
 
@@ -328,12 +328,13 @@ class Training:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Lets Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 end the loop at its next safe place."""
+        """Lets Ctrl-C and its like end the loop at its next safe place; SIGHUP not under nohup, which ignores it."""
 
         def note(number: int, _: FrameType | None) -> None:
             self.stop_signal = signal.Signals(number).name
 
-        previous = {s: signal.signal(s, note) for s in SIGNALS}
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        previous = {s: signal.signal(s, note) for s in SIGNALS if not (s == signal.SIGHUP and nohup)}
         try:
             yield
         finally:
