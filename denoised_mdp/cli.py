@@ -40,6 +40,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
+from denoised_mdp import variables
 from denoised_mdp.config import schema as settings
 from denoised_mdp.config.compose import CONFIGS, check_override, compose_seeds, parse_overrides, resolve
 from denoised_mdp.config.schema import Config, Count, Settings, Text
@@ -47,6 +48,7 @@ from denoised_mdp.errors import UserError, did_you_mean, one_line, user_errors
 from denoised_mdp.runs import run_dir, sources
 
 USER_ERROR = 2  # exit code
+_JAX_TEXTS = ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "JAX_COORDINATOR_ADDRESS")  # taken as they are
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +81,7 @@ def train(main: Callable[..., None], *, check: Callable[[Config], object] = lamb
         if args.multirun:
             _hydra(main)
         else:
+            _check_jax()
             main(*jobs[0])
 
 
@@ -87,6 +90,7 @@ def _one_line_errors(with_traceback: bool) -> Iterator[None]:
     """A UserError inside ends the process with one line, or is raised on; Ctrl-C ends it quietly."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("denoised_mdp").setLevel(logging.INFO)
+    variables.drop_what_changes_numbers()
     try:
         yield
     except UserError as error:
@@ -98,6 +102,16 @@ def _one_line_errors(with_traceback: bool) -> Iterator[None]:
         sys.exit(error.args[0])
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _check_jax() -> None:
+    """Imports jax where variables are set that it checks as it is imported: a wrong one is the user's to see."""
+    names = [name for name in os.environ if name.startswith("JAX_") and name not in _JAX_TEXTS]
+    if names:
+        try:
+            import jax  # noqa: F401
+        except ValueError as error:
+            raise UserError(f"jax does not take {', '.join(names)} as they are: {one_line(error)}") from error
 
 
 def _hydra(main: Callable[..., None]) -> None:
@@ -185,7 +199,9 @@ def look(main: Callable[[Config, Path, Options], None], options_type: type[Optio
         print(_help(options_type))
         return
     with _one_line_errors(os.environ.get("HYDRA_FULL_ERROR") == "1"):
-        main(*parse_run_options(options_type, sys.argv[1:]))
+        parsed = parse_run_options(options_type, sys.argv[1:])
+        _check_jax()
+        main(*parsed)
 
 
 def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple[Config, Path, Options]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from typing import Literal
 
+from denoised_mdp import variables
 from denoised_mdp.errors import UserError
 
 Backend = Literal["egl", "osmesa", "ray"]
@@ -29,6 +30,8 @@ context.make_current()
 mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100)
 """
 _PROBE_SECONDS = 60
+_DEVICE = "MUJOCO_EGL_DEVICE_ID"
+_OPENGL = ("EGL_", "__EGL_", "LIBGL_", "MESA_", "GALLIUM_", "LD_PRELOAD")  # what the drivers read
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +59,10 @@ def choose(backend: str) -> Backend:
             )
         return backend
     if not works(backend):
-        raise UserError(f"render.backend={backend} does not work here: {INSTALL[backend]}, or take render.backend=ray")
+        raise UserError(
+            f"render.backend={backend} does not work here: {INSTALL[backend]}, or take render.backend=ray"
+            f"{variables.suspects(*_OPENGL)}"
+        )
     _prepare(backend)
     return backend
 
@@ -86,9 +92,23 @@ def _prepare(backend: Literal["egl", "osmesa"]) -> None:
 
 @functools.cache
 def works(backend: Literal["egl", "osmesa"]) -> bool:
-    """Whether this OpenGL backend makes a rendering context, tried in a process of its own, as failing may crash it."""
+    """Whether this OpenGL backend makes a rendering context, tried in a process of its own, as failing may crash it.
+
+    A device that EGL does not have is forgotten, with a warning.
+    """
     environment = os.environ | {"MUJOCO_GL": backend}
     environment.pop("PYOPENGL_PLATFORM", None)  # mujoco sets it to suit
+    if _renders(environment):
+        return True
+    device = environment.pop(_DEVICE, None)
+    if backend != "egl" or device is None or not _renders(environment):
+        return False
+    _log.warning("%s=%s is ignored: EGL has no such device here", _DEVICE, device)
+    del os.environ[_DEVICE]
+    return True
+
+
+def _renders(environment: dict[str, str]) -> bool:
     try:
         command = [sys.executable, "-c", _PROBE]
         probe = subprocess.run(command, env=environment, capture_output=True, timeout=_PROBE_SECONDS, check=False)
@@ -107,7 +127,8 @@ def _automatic() -> Backend:
 def announce(chosen: Backend) -> None:
     """Says once what `auto` came to, and what would give OpenGL pictures."""
     if chosen == "ray":
-        _log.info("rendering with ray, without OpenGL; for OpenGL pictures: %s", INSTALL["egl"])
+        why = variables.suspects(*_OPENGL)
+        _log.info("rendering with ray, without OpenGL; for OpenGL pictures: %s%s", INSTALL["egl"], why)
     else:
         _log.info("rendering with %s", chosen)
 
