@@ -42,9 +42,9 @@ from pydantic import Field, ValidationError
 
 from denoised_mdp import variables
 from denoised_mdp.config import schema as settings
-from denoised_mdp.config.compose import CONFIGS, check_override, compose_seeds, parse_overrides, resolve
-from denoised_mdp.config.schema import Config, Count, Settings, Text
-from denoised_mdp.errors import UserError, did_you_mean, one_line, user_errors
+from denoised_mdp.config.compose import CONFIGS, at_home, check_override, compose_seeds, parse_overrides, resolve
+from denoised_mdp.config.schema import Config, Count, Place, Settings, Text
+from denoised_mdp.errors import UserError, did_you_mean, one_line, unwritable, user_errors
 from denoised_mdp.runs import run_dir, sources
 
 USER_ERROR = 2  # exit code
@@ -132,7 +132,7 @@ def _job(main: Callable[..., None], values: DictConfig) -> None:
 
 
 def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = get_args_parser()
+    parser, argv = get_args_parser(), [at_home(text) for text in argv]
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
@@ -180,7 +180,7 @@ def _refuse_shared_run_dirs(configs: Sequence[Config]) -> None:
 class RunOptions(Settings):
     """What every script about a run takes."""
 
-    run_dir: Text = Field(description="the folder of the run")
+    run_dir: Place = Field(description="the folder of the run")
     checkpoint: Text = Field("latest", description="latest, or the env step of one")
     seed: Count = Field(1841, description="of the environments and of all sampling")
 
@@ -228,6 +228,8 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
         options = options_type.model_validate(given)
     except ValidationError as error:
         raise UserError(settings.explain(error, own)) from None
+    if problem := unwritable(Path(getattr(options, "out", None) or options.run_dir)):
+        raise UserError(f"the results cannot be written: {problem}")
     folder = Path(options.run_dir)
     config = run_dir.load(folder)
     if isinstance(config.env, settings.Custom) and CONSTRUCTOR not in adjusted:

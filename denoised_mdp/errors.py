@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+PICTURES = (".png", ".pdf", ".svg")  # what a figure can be written as
 
 
 class UserError(ValueError):
@@ -70,6 +74,37 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _ratio(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written into a folder, which may not exist yet; None if it can. Writes nothing."""
+    for place in (folder, *folder.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                return f"{place} is no folder"
+            return None if os.access(place, os.W_OK | os.X_OK) else f"{place} is read-only"
+    return None
+
+
+def expanded(text: str) -> Path:
+    """A type of argparse's: a path, with ~ as the user's home."""
+    return Path(os.path.expanduser(text))
+
+
+def output(*suffixes: str) -> Callable[[str], Path]:
+    """A type of argparse's: a file to write, looked at before the work; `suffixes` that it may have."""
+
+    def checked(text: str) -> Path:
+        file = expanded(text)
+        if suffixes and file.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text} should end with {' or '.join(suffixes)}")
+        if file.is_dir():
+            raise argparse.ArgumentTypeError(f"{text} is a folder")
+        if problem := unwritable(file.parent):
+            raise argparse.ArgumentTypeError(f"{text} cannot be written: {problem}")
+        return file
+
+    return checked
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -463,6 +463,31 @@ def test_nothing_is_unpickled():
         assert text.count("torch.load(") == text.count("weights_only=True")
 
 
+@pytest.mark.parametrize("text", ["run_dir=~/runs/a", 'run_dir="~/runs/a"', "run_dir='~/runs/a'"])
+def test_the_home_folder_is_the_same_however_it_is_written(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "my home"))
+    assert compose.compose([text]).run_dir == f"{tmp_path}/my home/runs/a"
+    videos = compose.compose(["noise.source=~/films", 'noise.cache="~/c"', "replay.source=~/r"])
+    found = [videos.noise.source, videos.noise.cache, videos.replay.source]
+    assert found == [f"{tmp_path}/my home/{name}" for name in ("films", "c", "r")]
+    sweep = [job[0] for job in cli._jobs(["noise.source=~/a,~/b"], sweep=True)]
+    assert [compose.compose([job]).noise.source for job in sweep] == [f"{tmp_path}/my home/{name}" for name in "ab"]
+    with pytest.raises(UserError, match=f"run_dir={tmp_path}/my home/runs/a: there is no such folder"):
+        cli.parse_run_options(Options, [text])
+
+
+@pytest.mark.parametrize("script", ["report.py", "compare.py"])
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("curve.txt", "curve.txt should end with .png or .pdf or .svg"), ("file/a.png", "file is no folder")],
+)
+def test_outputs_are_checked_before_the_work(script, out, message, tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, str(ROOT / "scripts" / script), "no run at all", "--out", out]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
 class Options(cli.RunOptions):
     """Counts things."""
 
