@@ -48,6 +48,7 @@ def test_a_step_can_be_saved_again(tmp_path):
 @pytest.mark.parametrize("file", ["state.safetensors", "progress.json"])
 def test_a_damaged_newest_one_yields_to_the_one_before(file, tmp_path, caplog):
     """Cut at every tenth of its length, emptied, overwritten, deleted."""
+    first = tmp_path
     for number in range(12):
         first, last = (checkpoint.save(tmp_path, step, STATE, {"env_step": step}, keep=2) for step in (5, 10))
         checkpoint.set_aside_damaged(tmp_path)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dm_env
 import gymnasium
@@ -258,7 +259,8 @@ class Returning(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
     frame = np.zeros((64, 64, 3), np.uint8)
-    started, stepped = (frame, None), (frame, np.float64(0.5), np.bool_(False), False, {})
+    started: Any = (frame, None)
+    stepped: Any = (frame, np.float64(0.5), np.bool_(False), False, {})
     factor_kinds: dict = {}  # noqa: RUF012
     truth: dict = {}  # noqa: RUF012
 

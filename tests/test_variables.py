@@ -65,8 +65,7 @@ def test_a_cache_that_cannot_be_written_is_elsewhere(tmp_path, monkeypatch, capl
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     try:
-        for _ in range(2):
-            found = cache.folder("videos")
+        assert cache.folder("videos") == (found := cache.folder("videos"))
     finally:
         cache._temporary.cache_clear()
     assert found.is_dir() and found.parent.parent == tmp_path

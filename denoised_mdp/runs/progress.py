@@ -99,8 +99,9 @@ class ProgressLine:
         steps = f"{speed:.{1 if speed < 10 else 0}f} steps/s" if speed else ""
         updates = self._metrics.get("speed/updates_per_second")
         updates_text = f"{updates:.1f} updates/s" if updates else ""
-        known = speed and updates  # before the first updates, the speed is that of compiling and of random actions
-        left = f"{timedelta(seconds=round((self._total - self._env_step) / speed))} left" if known else ""
+        # Before the first updates the speed is that of compiling and of random actions: nothing to tell the end by.
+        seconds = round((self._total - self._env_step) / speed) if speed and updates else None
+        left = "" if seconds is None else f"{timedelta(seconds=seconds)} left"
         pieces = [f"{self._seeds}{share:4.0%} {self._env_step:,}/{self._total:,}", *metrics, steps, updates_text, left]
         # By importance: where we are, time left, return, loss, speed; then what is left of the metrics.
         importance = [pieces[0], left, *metrics[:2], steps, updates_text, *metrics[2:]]

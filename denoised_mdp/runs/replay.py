@@ -68,11 +68,11 @@ class Batch(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """`count` rows of an episode from row `start` on: a whole sequence, or a part of one."""
+    """`length` rows of an episode from row `start` on: a whole sequence, or a part of one."""
 
     episode: "Episode"
     start: int
-    count: int
+    length: int
 
 
 class Episode(NamedTuple):
