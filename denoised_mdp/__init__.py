@@ -9,6 +9,8 @@ analysis/   looking at a run: pictures, curves, what each part knows of the trut
 training/   the loop
 reference/  against the authors' code: weights, parity
 
-Beside them `cli.py` is the command line, `errors.py` what a user can set right, `cache.py` where things are kept.
-Imports point one way: errors, cache < model, envs, config < agent < runs < analysis, reference, cli < training.
+Beside them `cli.py` is the command line, `errors.py` what a user can set right, `cache.py` where things are kept,
+`variables.py` what a shell may have set.
+Imports point one way: errors, cache, variables < model, envs, config < agent < runs < analysis, reference, cli
+< training.
 """

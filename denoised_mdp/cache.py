@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
+import tempfile
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 
 def folder(name: str) -> Path:
-    """This project's folder of that name in the user's cache: below $XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoised-mdp" / name
+    """This project's folder of that name in the user's cache: below $XDG_CACHE_HOME, or ~/.cache.
+
+    It is there, and can be written: where that one cannot, it is one for temporary files.
+    """
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        wanted = Path(home) / "denoised-mdp" / name
+        problem = obstacle(wanted)
+        if problem is None:
+            return wanted
+    except RuntimeError as error:  # nobody knows where home is
+        problem = str(error)
+    instead = _temporary() / name
+    instead.mkdir(exist_ok=True)
+    _warn(f"the cache is in {instead} for now: {problem}; XDG_CACHE_HOME says where else it may be")
+    return instead
+
+
+def obstacle(folder: Path) -> str | None:
+    """Why nothing can be written into a folder, which is made if it is missing; None if it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return " ".join(str(error).split())
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
+
+
+@functools.cache
+def _temporary() -> Path:
+    """The same for every process of this user; a folder of another one's is not trusted."""
+    path = Path(tempfile.gettempdir(), f"denoised-mdp-{os.getuid()}")
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path if path.stat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="denoised-mdp-"))
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    _log.warning("%s", message)

@@ -25,6 +25,7 @@ import functools
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -39,13 +40,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
+from denoised_mdp import variables
 from denoised_mdp.config import schema as settings
-from denoised_mdp.config.compose import CONFIGS, check_override, compose_seeds, parse_overrides, resolve
-from denoised_mdp.config.schema import Config, Count, Settings, Text
-from denoised_mdp.errors import UserError, did_you_mean, one_line, user_errors
-from denoised_mdp.runs import run_dir
+from denoised_mdp.config.compose import CONFIGS, at_home, check_override, compose_seeds, parse_overrides, resolve
+from denoised_mdp.config.schema import Config, Count, Place, Settings, Text
+from denoised_mdp.errors import UserError, did_you_mean, one_line, unwritable, user_errors
+from denoised_mdp.runs import run_dir, sources
 
 USER_ERROR = 2  # exit code
+_JAX_TEXTS = ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "JAX_COORDINATOR_ADDRESS")  # taken as they are
+_log = logging.getLogger(__name__)
 
 
 class _Told(Exception):
@@ -77,6 +81,7 @@ def train(main: Callable[..., None], *, check: Callable[[Config], object] = lamb
         if args.multirun:
             _hydra(main)
         else:
+            _check_jax()
             main(*jobs[0])
 
 
@@ -85,6 +90,7 @@ def _one_line_errors(with_traceback: bool) -> Iterator[None]:
     """A UserError inside ends the process with one line, or is raised on; Ctrl-C ends it quietly."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("denoised_mdp").setLevel(logging.INFO)
+    variables.drop_what_changes_numbers()
     try:
         yield
     except UserError as error:
@@ -96,6 +102,16 @@ def _one_line_errors(with_traceback: bool) -> Iterator[None]:
         sys.exit(error.args[0])
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _check_jax() -> None:
+    """Imports jax where variables are set that it checks as it is imported: a wrong one is the user's to see."""
+    names = [name for name in os.environ if name.startswith("JAX_") and name not in _JAX_TEXTS]
+    if names:
+        try:
+            import jax  # noqa: F401
+        except ValueError as error:
+            raise UserError(f"jax does not take {', '.join(names)} as they are: {one_line(error)}") from error
 
 
 def _hydra(main: Callable[..., None]) -> None:
@@ -116,7 +132,7 @@ def _job(main: Callable[..., None], values: DictConfig) -> None:
 
 
 def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = get_args_parser()
+    parser, argv = get_args_parser(), [at_home(text) for text in argv]
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
@@ -164,12 +180,13 @@ def _refuse_shared_run_dirs(configs: Sequence[Config]) -> None:
 class RunOptions(Settings):
     """What every script about a run takes."""
 
-    run_dir: Text = Field(description="the folder of the run")
+    run_dir: Place = Field(description="the folder of the run")
     checkpoint: Text = Field("latest", description="latest, or the env step of one")
     seed: Count = Field(1841, description="of the environments and of all sampling")
 
 
 Options = TypeVar("Options", bound=RunOptions)
+CONSTRUCTOR = "env.constructor"  # of a custom environment: code, which only the command line may allow to run
 ADJUSTABLE = ("render.", "noise.")  # settings of a run that a look at it may change: the world, not the agent
 
 
@@ -182,17 +199,20 @@ def look(main: Callable[[Config, Path, Options], None], options_type: type[Optio
         print(_help(options_type))
         return
     with _one_line_errors(os.environ.get("HYDRA_FULL_ERROR") == "1"):
-        main(*parse_run_options(options_type, sys.argv[1:]))
+        parsed = parse_run_options(options_type, sys.argv[1:])
+        _check_jax()
+        main(*parsed)
 
 
 def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple[Config, Path, Options]:
     """The settings of the run that `argv` names, a checkpoint's folder, and the options.
 
     Raises:
-        UserError: there is no such run, it has no such checkpoint, or an option is unknown or wrong.
+        UserError: there is no such run, it has no such checkpoint, it names code that the command line does not, or an
+            option is unknown or wrong.
     """
     own = list(options_type.model_fields)
-    adjustable = [name for name in settings.names() if name.startswith(ADJUSTABLE)]
+    adjustable = [name for name in settings.names() if name.startswith(ADJUSTABLE)] + [CONSTRUCTOR]
     given, adjusted = {}, {}
     for override in parse_overrides(argv):
         key, plain = override.key_or_group, override.is_add() or override.is_force_add() or override.is_delete()
@@ -208,13 +228,22 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
         options = options_type.model_validate(given)
     except ValidationError as error:
         raise UserError(settings.explain(error, own)) from None
+    if problem := unwritable(Path(getattr(options, "out", None) or options.run_dir)):
+        raise UserError(f"the results cannot be written: {problem}")
     folder = Path(options.run_dir)
     config = run_dir.load(folder)
+    if isinstance(config.env, settings.Custom) and CONSTRUCTOR not in adjusted:
+        code = config.env.constructor
+        option = f"{CONSTRUCTOR}={code}" if re.fullmatch(r"[\w./:-]+", code) else f"'{CONSTRUCTOR}=\"{code}\"'"
+        raise UserError(f"run_dir={folder} names code of its own to run; if you trust it, add {option} to this command")
     tree = config.model_dump()
     for name, value in adjusted.items():
         section, key = name.split(".")
         tree[section][key] = value
-    return settings.parse(tree), run_dir.checkpoint(folder, options.checkpoint), options
+    config = settings.parse(tree)
+    if "noise.source" not in adjusted and (changed := sources.changed(folder, config)):
+        _log.warning("run_dir=%s: %s", folder, changed)
+    return config, run_dir.checkpoint(folder, options.checkpoint), options
 
 
 def _help(options_type: type[RunOptions]) -> str:

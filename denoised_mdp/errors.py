@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+PICTURES = (".png", ".pdf", ".svg")  # what a figure can be written as
 
 
 class UserError(ValueError):
@@ -29,6 +34,16 @@ def user_errors() -> Iterator[None]:
 def one_line(error: object) -> str:
     """The message of an exception without line breaks."""
     return " ".join(str(error).split())
+
+
+def with_place(error: BaseException) -> str:
+    """Kind and message of an exception and where it was raised, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError):
+        place = f" ({error.filename}:{error.lineno})"
+        return f"{type(error).__name__}: {error.msg}{place}"
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {one_line(error)}{place}"
 
 
 def nearest(name: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:
@@ -59,6 +74,37 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _ratio(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written into a folder, which may not exist yet; None if it can. Writes nothing."""
+    for place in (folder, *folder.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                return f"{place} is no folder"
+            return None if os.access(place, os.W_OK | os.X_OK) else f"{place} is read-only"
+    return None
+
+
+def expanded(text: str) -> Path:
+    """A type of argparse's: a path, with ~ as the user's home."""
+    return Path(os.path.expanduser(text))
+
+
+def output(*suffixes: str) -> Callable[[str], Path]:
+    """A type of argparse's: a file to write, looked at before the work; `suffixes` that it may have."""
+
+    def checked(text: str) -> Path:
+        file = expanded(text)
+        if suffixes and file.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text} should end with {' or '.join(suffixes)}")
+        if file.is_dir():
+            raise argparse.ArgumentTypeError(f"{text} is a folder")
+        if problem := unwritable(file.parent):
+            raise argparse.ArgumentTypeError(f"{text} cannot be written: {problem}")
+        return file
+
+    return checked
 
 
 def at_least(least: int) -> Callable[[str], int]:

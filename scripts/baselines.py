@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 
 from denoised_mdp import envs
-from denoised_mdp.errors import UserError, at_least
+from denoised_mdp.errors import UserError, at_least, output
 
 
 def main() -> None:
@@ -20,7 +19,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=at_least(1), default=20, help="per policy (default 20)")
     parser.add_argument("--candidates", type=at_least(1), default=200, help="constant actions to try (default 200)")
     parser.add_argument("--seed", type=at_least(0), default=0)
-    parser.add_argument("--out", type=Path, help="a JSON file to write")
+    parser.add_argument("--out", type=output(), help="a JSON file to write")
     options = parser.parse_args()
     try:
         env = {"name": "dmc", "task": options.task, "image_size": 64}
@@ -55,6 +54,7 @@ def main() -> None:
     }
     print(f"{options.task}: random policy {random.mean():.1f}, best constant action {constant.mean():.1f}")
     if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 

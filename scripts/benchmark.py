@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
-from denoised_mdp.errors import UserError, at_least
+from denoised_mdp.errors import UserError, at_least, output
 
 PARTS = ("update", "convolutions", "env", "replay", "acting", "pipeline")
 
@@ -25,7 +24,7 @@ def main() -> None:
     parser.add_argument("--rows", type=at_least(1000), default=20_000, help="steps in the replay (default 20,000)")
     parser.add_argument("--steps", type=at_least(1), default=200, help="agent steps in env (default 200)")
     parser.add_argument("--blocks", type=at_least(1), default=2, help="of updates in pipeline (default 2)")
-    parser.add_argument("--out", type=Path, help="a JSON file to write")
+    parser.add_argument("--out", type=output(), help="a JSON file to write")
     options = parser.parse_args()
     try:
         measure(options)
@@ -71,6 +70,7 @@ def measure(options: argparse.Namespace) -> None:
             print("\n" + table.render(f"{name} {' '.join(settings)}", found[name]), flush=True)
             if options.out is not None:  # after each part: the next may take long
                 report = {part: table.as_json(rows) for part, rows in found.items()}
+                options.out.parent.mkdir(parents=True, exist_ok=True)
                 options.out.write_text(json.dumps(report | {"settings": config.model_dump()}, indent=1) + "\n")
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where the reference ran; before jax is imported
 
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, expanded
 
 FAILED, USER_ERROR = 1, 2  # exit codes
 
@@ -22,7 +21,9 @@ def main() -> None:
         epilog="Exit code 1: something differs, is missing from a file, or is in it and not checked; 2: a file "
         "cannot be used.",
     )
-    parser.add_argument("files", type=Path, nargs="+", help="golden files (tests/golden/README.md says what is in one)")
+    parser.add_argument(
+        "files", type=expanded, nargs="+", help="golden files (tests/golden/README.md says what is in one)"
+    )
     parser.add_argument("--verbose", action="store_true", help="a line for every array")
     options = parser.parse_args()
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import PICTURES, UserError, expanded, output
 
 
 def main() -> None:
@@ -15,10 +14,10 @@ def main() -> None:
         description="Draws what scripts/factorization.py found in several runs, a matrix for each model. All must have "
         "been measured on the same recordings (data=FILE)."
     )
-    parser.add_argument("runs", type=Path, nargs="+", help="folders with a factorization.json")
+    parser.add_argument("runs", type=expanded, nargs="+", help="folders with a factorization.json")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=output(*PICTURES),
         required=True,
         help="the PNG to write; a table goes to a .md beside it, all numbers to a .json",
     )

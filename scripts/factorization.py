@@ -8,24 +8,24 @@ from typing import Annotated
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Size, Text
+from denoised_mdp.config.schema import Config, Place, Size
 
 
 class Options(cli.RunOptions):
     """What each latent part knows of the truth, in held-out episodes: factorization.json, .md and .png in the run."""
 
-    data: Text | None = Field(
+    data: Place | None = Field(
         None, description="a file of recorded episodes, written if it is not there: give several models the same one"
     )
     repeats: Annotated[int, Field(ge=2)] = Field(2, description="episodes to record of each policy in each environment")
-    policies: Annotated[list[Text], Field(min_length=1)] = Field(
+    policies: Annotated[list[Place], Field(min_length=1)] = Field(
         ["uniform", "bang_bang", "self"],
         description="who acts while recording: uniform, bang_bang, self, or folders of other runs",
     )
     clips: Size = Field(4, description="environments to record in, each with its own video and start")
     physics: Annotated[int, Field(ge=2)] = Field(4, description="clean pairs: how many episodes are seen again")
     noises: Annotated[int, Field(ge=2)] = Field(2, description="clean pairs: under how many noises each")
-    out: Text | None = Field(None, description="the folder to write to; default: the run's")
+    out: Place | None = Field(None, description="the folder to write to; default: the run's")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from denoised_mdp.config import Config
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, expanded
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
         epilog="example: import_reference.py checkpoint_0500000.pth run_dir=runs/theirs env.task=walker_walk "
         "noise=video_background model.beta=0.25",
     )
-    parser.add_argument("file", type=Path, help="a checkpoint_*.pth (needs the extra `reference`) or an .npz")
+    parser.add_argument("file", type=expanded, help="a checkpoint_*.pth (needs the extra `reference`) or an .npz")
     parser.add_argument(
         "settings",
         nargs="*",

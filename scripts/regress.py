@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Count, NotNegative, Positive, Size, Text
+from denoised_mdp.config.schema import Config, Count, NotNegative, Place, Positive, Size, Text
 
 
 class Options(cli.RunOptions):
@@ -30,16 +30,16 @@ class Options(cli.RunOptions):
     batch_size: Size = Field(128, description="pairs in an update; the paper does not say")
     learning_rate: Positive = Field(8e-5, description="the paper's (Sec. B.1.1)")
     weight_decay: NotNegative = Field(3e-5, description="the paper's (Sec. B.1.1); a new encoder is trained without")
-    data: Text | None = Field(
+    data: Place | None = Field(
         None, description="a file of recorded episodes, written if it is not there: give several models the same one"
     )
     repeats: Size = Field(2, description="episodes to record of each policy in each environment")
-    policies: Annotated[list[Text], Field(min_length=1)] = Field(
+    policies: Annotated[list[Place], Field(min_length=1)] = Field(
         ["uniform", "bang_bang", "self"],
         description="who acts while recording: uniform, bang_bang, self, or folders of other runs",
     )
     clips: Size = Field(4, description="environments to record in, each with its own video")
-    out: Text | None = Field(None, description="the folder to write to; default: the run's")
+    out: Place | None = Field(None, description="the folder to write to; default: the run's")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:

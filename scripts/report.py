@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import PICTURES, UserError, expanded, output
 
 
 def main() -> None:
     """Draws the picture and writes the final numbers beside it, as JSON."""
     parser = argparse.ArgumentParser(description="Draws the evaluation returns of runs, grouped by model and policy.")
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
-    parser.add_argument("--out", type=Path, required=True, help="the PNG to write; its numbers go to a .json beside it")
-    parser.add_argument("--baselines", type=Path, help="what scripts/baselines.py wrote")
+    parser.add_argument("runs", type=expanded, nargs="+", help="folders of runs")
+    parser.add_argument(
+        "--out", type=output(*PICTURES), required=True, help="the PNG to write; its numbers go to a .json beside it"
+    )
+    parser.add_argument("--baselines", type=expanded, help="what scripts/baselines.py wrote")
     options = parser.parse_args()
 
     from denoised_mdp.analysis import curves

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from denoised_mdp import cli
 from denoised_mdp.config import Config
-from denoised_mdp.config import schema as settings
 from denoised_mdp.errors import UserError
-from denoised_mdp.runs import run_dir
+from denoised_mdp.runs import run_dir, sources
 
 
 def check(config: Config) -> None:
@@ -16,10 +15,22 @@ def check(config: Config) -> None:
     from denoised_mdp import envs
     from denoised_mdp.runs.replay import Replay
 
+    refuse_without_effect(config)
     envs.check(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
+    envs.try_out(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
     if config.replay.source is not None:
         Replay.open(config.replay.source)
         check_same_world(config, Path(config.replay.source))
+
+
+def refuse_without_effect(config: Config) -> None:
+    """Settings of a new run that would change nothing."""
+    backend, name = config.render.backend, config.env.name
+    draws_itself = (name == "custom" and backend == "ray") or (name == "sunlight" and backend != "auto")
+    if draws_itself and not (Path(config.run_dir) / run_dir.CONFIG).exists():
+        raise UserError(
+            f"render.backend={backend} has no effect on env={name}, which draws its own pictures: leave it out"
+        )
 
 
 def check_same_world(config: Config, source: Path) -> None:
@@ -27,7 +38,8 @@ def check_same_world(config: Config, source: Path) -> None:
     folder = source if (source / run_dir.CONFIG).exists() else source.parent
     if not (folder / run_dir.CONFIG).exists():
         return
-    found = [d for d in settings.differences(run_dir.load(folder), config) if d.startswith(("env.", "noise."))]
+    different = sources.differences(folder, run_dir.load(folder), config)
+    found = [d for d in different if d.startswith(("env.", "noise."))]
     if found:
         raise UserError(f"replay.source={source} is of another world ({', '.join(found)})")
 

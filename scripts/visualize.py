@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Count, Size, Text
+from denoised_mdp.config.schema import Config, Count, Place, Size
 from denoised_mdp.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Options(cli.RunOptions):
     dimensions: Annotated[list[Count], Field(min_length=1)] | None = Field(
         None, description="which to walk; default: the six that carry most"
     )
-    imagine: Annotated[list[Text], Field(min_length=1)] | None = Field(
+    imagine: Annotated[list[Place], Field(min_length=1)] | None = Field(
         None, description="also imagine x with the noise frozen, under actions: recorded, zero, reversed, or FILE.npy"
     )
 

@@ -1,11 +1,13 @@
 """Checkpoints: exact, whole or absent, and clear about what does not fit."""
 
+import errno
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from denoised_mdp.runs import checkpoint
 
@@ -41,6 +43,38 @@ def test_a_step_can_be_saved_again(tmp_path):
     checkpoint.save(tmp_path, 5, STATE, {"n": 1}, keep=2)
     path = checkpoint.save(tmp_path, 5, STATE, {"n": 2}, keep=2)
     assert checkpoint.load_progress(path) == {"n": 2} and len(checkpoint.all_of(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "progress.json"])
+def test_a_damaged_newest_one_yields_to_the_one_before(file, tmp_path, caplog):
+    """Cut at every tenth of its length, emptied, overwritten, deleted."""
+    first = tmp_path
+    for number in range(12):
+        first, last = (checkpoint.save(tmp_path, step, STATE, {"env_step": step}, keep=2) for step in (5, 10))
+        checkpoint.set_aside_damaged(tmp_path)
+        assert checkpoint.latest_sound(tmp_path) == last
+        whole = (last / file).read_bytes()
+        if number == 11:
+            (last / file).unlink()
+        else:
+            (last / file).write_bytes(b"\xff" * 99 if number == 10 else whole[: len(whole) * number // 10])
+        assert checkpoint.latest_sound(tmp_path) == first
+        checkpoint.set_aside_damaged(tmp_path)
+        assert checkpoint.all_of(tmp_path) == [first]
+        assert f"{last}: " in caplog.text and "; the run goes on from env step 5" in caplog.text
+    (first / file).write_bytes(b"")  # nothing to yield to
+    checkpoint.set_aside_damaged(tmp_path)
+    assert checkpoint.all_of(tmp_path) == [first] == [checkpoint.latest_sound(tmp_path)]
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        checkpoint.save(tmp_path, 1, STATE, {}, keep=1)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_what_does_not_fit_is_named(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from pydantic import Field
+from test_envs_video import write_images
 
 from denoised_mdp import cli
 from denoised_mdp.config import compose, schema
@@ -374,6 +376,116 @@ def test_run_dir_belongs_to_one_configuration(default, tmp_path):
     for name, message in (("mine", "holds other files"), ("file", "is a file"), ("file/run", "cannot be written")):
         with pytest.raises(UserError, match=message):
             run_dir.claim(mine.model_copy(update={"run_dir": str(tmp_path / name)}))
+
+
+def test_a_run_knows_its_videos_by_their_content(tmp_path, monkeypatch, caplog):
+    """Not by their place, nor by how it is written; other videos would be divided otherwise."""
+    for clip in "abc":
+        write_images(tmp_path / "videos" / clip, 50)
+    monkeypatch.chdir(tmp_path)
+
+    def config(source: str) -> Config:
+        return compose.compose(["noise=video_background", f"noise.source={source}", f"run_dir={tmp_path / 'run'}"])
+
+    run_dir.claim(config("videos"))
+    run_dir.check(config("videos/"))
+    run_dir.check(config(f"{tmp_path}/videos"))
+    with pytest.raises(UserError, match=r"another configuration \(noise.source: videos -> pink\)"):
+        run_dir.check(config("pink"))
+    (tmp_path / "videos").rename(tmp_path / "moved")
+    run_dir.claim(config("moved"))
+    assert run_dir.load(tmp_path / "run").noise.source == "moved"
+    (tmp_path / "moved" / "notes.txt").touch()
+    run_dir.check(config("moved"))
+
+    (tmp_path / "run" / "checkpoints" / "000000500").mkdir(parents=True)
+    cli.parse_run_options(Options, [f"run_dir={tmp_path / 'run'}"])
+    assert caplog.text == ""
+    write_images(tmp_path / "moved" / "d", 50)
+    with pytest.raises(
+        UserError, match=r"noise.source=moved holds other files than when the run began, .* put them back"
+    ):
+        run_dir.check(config("moved"))
+    cli.parse_run_options(Options, [f"run_dir={tmp_path / 'run'}"])
+    assert "noise.source=moved holds other files than when the run began" in caplog.text
+
+    (tmp_path / "run" / "sources.json").unlink()  # of a run made before there was one
+    run_dir.check(config("moved/"))
+    (tmp_path / "moved").rename(tmp_path / "again")
+    with pytest.raises(UserError, match=r"another configuration \(noise.source: moved -> again\)"):
+        run_dir.check(config("again"))
+
+
+def test_a_constructor_s_file_may_move_and_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def config(constructor: str) -> Config:
+        return compose.compose(["env=custom", f"env.constructor='{constructor}'", f"run_dir={tmp_path / 'run'}"])
+
+    Path("mine.py").write_text("first")
+    run_dir.claim(config("mine.py:make"))
+    Path("mine.py").write_text("second")
+    run_dir.claim(config(f"{tmp_path}/mine.py:make"))
+    Path("mine.py").rename("ours.py")
+    run_dir.check(config("ours.py:make"))
+    for other in ("ours.py:build", "package:make"):
+        with pytest.raises(UserError, match="another configuration"):
+            run_dir.check(config(other))
+
+
+@pytest.mark.parametrize("place", ["mine.py", "with space/mine.py", "kit.mine"])
+def test_a_run_that_was_sent_runs_no_code_of_its_own(place, tmp_path):
+    """Unless the command line names it; the advice can be pasted into a shell."""
+    values = compose.compose(
+        ["env=custom", f"'env.constructor=\"{place}:make\"'".strip("'"), f"run_dir={tmp_path / 'run'}"]
+    )
+    run_dir.claim(values)
+    (tmp_path / "run" / "checkpoints" / "000000500").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"names code of its own to run; if you trust it, add .* to this command"
+    ) as caught:
+        cli.parse_run_options(Options, [f"run_dir={tmp_path / 'run'}"])
+    (option,) = shlex.split(str(caught.value).split(", add ")[1].removesuffix(" to this command"))
+    config, _, _ = cli.parse_run_options(Options, [f"run_dir={tmp_path / 'run'}", option])
+    assert config == run_dir.load(tmp_path / "run")
+
+
+def test_nothing_is_unpickled():
+    """A pickle runs code; torch reads weights alone, and numpy arrays alone."""
+    files = [path for folder in ("denoised_mdp", "scripts") for path in (ROOT / folder).rglob("*.py")]
+    calls = (
+        r"pickle\.(load|loads|Unpickler)|\b(cloudpickle|dill|joblib|shelve|marshal)\b|allow_pickle=True|yaml\.load\("
+    )
+    found = {path.name for path in files if re.search(calls, path.read_text())}
+    assert not found
+    for path in files:
+        text = path.read_text()
+        assert text.count("torch.load(") == text.count("weights_only=True")
+
+
+@pytest.mark.parametrize("text", ["run_dir=~/runs/a", 'run_dir="~/runs/a"', "run_dir='~/runs/a'"])
+def test_the_home_folder_is_the_same_however_it_is_written(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "my home"))
+    assert compose.compose([text]).run_dir == f"{tmp_path}/my home/runs/a"
+    videos = compose.compose(["noise.source=~/films", 'noise.cache="~/c"', "replay.source=~/r"])
+    found = [videos.noise.source, videos.noise.cache, videos.replay.source]
+    assert found == [f"{tmp_path}/my home/{name}" for name in ("films", "c", "r")]
+    sweep = [job[0] for job in cli._jobs(["noise.source=~/a,~/b"], sweep=True)]
+    assert [compose.compose([job]).noise.source for job in sweep] == [f"{tmp_path}/my home/{name}" for name in "ab"]
+    with pytest.raises(UserError, match=f"run_dir={tmp_path}/my home/runs/a: there is no such folder"):
+        cli.parse_run_options(Options, [text])
+
+
+@pytest.mark.parametrize("script", ["report.py", "compare.py"])
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("curve.txt", "curve.txt should end with .png or .pdf or .svg"), ("file/a.png", "file is no folder")],
+)
+def test_outputs_are_checked_before_the_work(script, out, message, tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, str(ROOT / "scripts" / script), "no run at all", "--out", out]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
 class Options(cli.RunOptions):

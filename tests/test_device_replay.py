@@ -46,6 +46,14 @@ def test_batches_are_those_of_the_disk_bit_for_bit(include_running: bool, tmp_pa
     assert_same_batches(fresh, replay, seed=0)
 
 
+def test_sequences_of_several_short_episodes_are_those_of_the_disk(tmp_path: Path) -> None:
+    replay = make(tmp_path)
+    device = DeviceReplay(replay.dtype, 200)
+    for episode in range(10):
+        add_episode(replay, episode, 3 + episode % 4)
+    assert_same_batches(device, replay, seed=0)
+
+
 def test_writing_compiles_once_whatever_the_length(tmp_path: Path) -> None:
     replay = make(tmp_path)
     device = DeviceReplay(replay.dtype, 5000)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dm_env
 import gymnasium
@@ -15,8 +16,9 @@ import pytest
 from dm_env import specs
 from environments import play, same
 
+import train as train_script
 from denoised_mdp.config import compose
-from denoised_mdp.envs import Env
+from denoised_mdp.envs import Env, custom
 from denoised_mdp.envs.render import backend
 from denoised_mdp.errors import UserError
 from denoised_mdp.runs.evaluation import make_env
@@ -187,6 +189,192 @@ def test_a_rendering_is_a_picture_too():
     for before, now, step in zip(levels[:-1], levels[1:], steps[1:], strict=True):
         assert step.is_first or now == before + 1
         assert step.is_terminal == (now % 7 == 0 and not step.is_first)
+
+
+class Buffered(gymnasium.Env):
+    """Draws into one array and returns that."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    factor_kinds = {"level": "neither"}  # noqa: RUF012
+
+    def __init__(self):
+        self.frame, self.level = np.zeros((64, 64, 3), np.uint8), np.zeros(1)
+
+    def reset(self, *, seed=None, options=None):
+        self.frame[:], self.level[:] = 0, 0
+        return self.frame, {}
+
+    def step(self, action):
+        self.frame += 1
+        self.level += 1
+        return self.frame, 0.5, False, False, {}
+
+    def factors(self):
+        return {"level": self.level}
+
+
+def buffered(random):
+    return Buffered()
+
+
+def test_what_an_environment_returns_is_copied():
+    steps = play(build_from(buffered), 20)
+    assert [int(step.observation[0, 0, 0]) for step in steps] == list(range(21))
+    assert [int(step.info["factors"]["level"][0]) for step in steps] == list(range(21))
+
+
+class Strict(gymnasium.Env):
+    """Takes only members of its own action space."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+
+    def __init__(self, low, high):
+        self.action_space = gymnasium.spaces.Box(np.float32(low), np.float32(high), (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((64, 64, 3), np.uint8), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action!r} is outside {self.action_space}"
+        return np.zeros((64, 64, 3), np.uint8), float(action[0]), False, False, {}
+
+
+def strict(random, low, high):
+    return Strict(low, high)
+
+
+def test_actions_stay_within_the_bounds_of_the_environment():
+    ends = [-10, -2.5, -1, -0.7, -0.1, 0, 0.1, 0.3, 1, 3.3, 100]
+    for low, high in [(low, high) for low in ends for high in ends if low < high]:
+        env = build_from(strict, f"env.arguments={{low:{low},high:{high}}}")
+        env.reset()
+        rewards = [env.step([action]).reward for action in (-1, 1, 0.123456)]
+        assert rewards[:2] == pytest.approx([low, high], rel=1e-5, abs=1e-5)
+
+
+class Returning(gymnasium.Env):
+    """What it returns is given."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    frame = np.zeros((64, 64, 3), np.uint8)
+    started: Any = (frame, None)
+    stepped: Any = (frame, np.float64(0.5), np.bool_(False), False, {})
+    factor_kinds: dict = {}  # noqa: RUF012
+    truth: dict = {}  # noqa: RUF012
+
+    def __init__(self, given):
+        vars(self).update(given)
+
+    def reset(self, *, seed=None, options=None):
+        return self.started
+
+    def step(self, action):
+        return self.stepped
+
+    def factors(self):
+        return self.truth
+
+
+FRAME, KINDS = Returning.frame, {"place": "neither"}
+RETURNED = {
+    "fine": ({}, None),
+    "one reward": ({"stepped": (FRAME, np.array([0.5]), False, False, {})}, None),
+    "old reset": ({"started": FRAME}, r"its reset returned a ndarray, and should return \(observation, info\)"),
+    "old step": ({"stepped": (FRAME, 0.5, False, {})}, "its step returned 4 values, and should return"),
+    "rewards": ({"stepped": (FRAME, np.array([0.5, 0.1]), False, False, {})}, r"step 1 of an episode earned array"),
+    "no_reward": ({"stepped": (FRAME, None, False, False, {})}, "earned None: a reward should be one finite number"),
+    "not finite": (
+        {"stepped": (FRAME, float("nan"), False, False, {})},
+        "earned nan: a reward should be one finite number",
+    ),
+    "ends": ({"stepped": (FRAME, 0.5, None, False, {})}, "terminated=None, truncated=False: each should be true or"),
+    "picture": ({"stepped": (FRAME[0], 0.5, False, False, {})}, r"should be a picture, .* got uint8 \[64, 3\]"),
+    "factors": ({"factor_kinds": KINDS}, "its factors.. has nothing, its factor_kinds place"),
+    "factor": ({"factor_kinds": KINDS, "truth": {"place": None}}, "its factor place is array"),
+}
+
+
+def returning(random, which):
+    return Returning(RETURNED[which][0])
+
+
+@pytest.mark.parametrize("which", RETURNED)
+def test_every_value_that_comes_back_is_checked_before_a_run(which, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = RETURNED[which][1]
+    config = compose.compose(
+        ["env=custom", f"env.constructor={__name__}:returning", f"env.arguments={{which:'{which}'}}"]
+    )
+    if message is None:
+        train_script.check(config)
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        train_script.check(config)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def without_seed(random):
+    made = Returning({})
+    made.reset = lambda: Returning.started  # type: ignore[method-assign]
+    return made
+
+
+def test_an_error_of_the_environment_s_own_is_named_with_its_place():
+    with pytest.raises(UserError, match=r"tried before the run: TypeError: .* argument 'seed' \(.*custom.py:\d+\)$"):
+        train_script.check(compose.compose(["env=custom", f"env.constructor={__name__}:without_seed"]))
+
+
+DATACLASS = """
+from __future__ import annotations
+from dataclasses import dataclass
+import {helper}
+
+@dataclass
+class Look:
+    name: str | None = None
+
+def make(random):
+    return {helper}.made(Look())
+"""
+
+
+@pytest.mark.parametrize("helper", ["beside", "within"])
+def test_the_constructor_s_file_is_a_module_like_any_other(helper, tmp_path, monkeypatch):
+    """A dataclass in it, a helper beside it, the name of another module, and as part of a package."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside.py").write_text("def made(look):\n    return look\n")
+    (tmp_path / "kit").mkdir()
+    (tmp_path / "kit" / "__init__.py").touch()
+    (tmp_path / "kit" / "inner.py").write_text("def made(look):\n    return look\n")
+    if helper == "beside":
+        (tmp_path / "string.py").write_text(DATACLASS.format(helper="beside"))  # Python's own is loaded already
+        load = custom.load(f"{tmp_path}/string.py:make")
+    else:
+        inner = DATACLASS.replace("import {helper}", "from . import inner").format(helper="inner")
+        (tmp_path / "kit" / "outer.py").write_text(inner)
+        load = custom.load(f"{tmp_path}/kit/outer.py:make")
+    look = load(None)
+    assert sys.modules[type(look).__module__].Look is type(look)  # where pickle looks for it
+    assert (sys.path[-1] == str(tmp_path)) if helper == "beside" else (load.__module__ == "kit.outer")
+
+
+def test_an_error_in_the_constructor_s_file_is_one_line(tmp_path):
+    (tmp_path / "broken.py").write_text("import os\nos.nothing\n")
+    with pytest.raises(UserError, match=r"cannot be imported: AttributeError: .* \(.*broken.py:2\)$"):
+        custom.load(f"{tmp_path}/broken.py:make")
+
+
+def test_a_rendering_backend_that_has_no_effect_is_refused_of_a_new_run(tmp_path):
+    mine = ["env=custom", f"env.constructor={__name__}:terminating"]
+    for overrides in ([*mine, "render.backend=ray"], ["env=sunlight", "render.backend=egl"]):
+        config = compose.compose([*overrides, f"run_dir={tmp_path}"])
+        (tmp_path / "config.yaml").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=r"^render.backend=(ray|egl) has no effect on env=(custom|sunlight), which"):
+            train_script.check(config)
+        (tmp_path / "config.yaml").touch()  # a run that has begun goes on
+        train_script.check(config)
 
 
 def unbounded(random):

@@ -209,6 +209,56 @@ def test_what_cannot_be_read_is_named_and_left_out(clips: Path, cache: Path, cap
     assert {path.suffix for path in cache.iterdir()} == {".gray"}
 
 
+def test_a_picture_that_cannot_be_opened_costs_that_picture_and_is_named(tmp_path: Path, caplog):
+    for clip in "ab":
+        write_images(tmp_path / clip, 50)
+    (tmp_path / "b" / "005.png").symlink_to("/nowhere/005.png")
+    (tmp_path / "b" / "006.png").mkdir()
+    (tmp_path / "b" / "._000.png").write_bytes(b"what another system notes beside a file")
+    frames, ids = directory.load(tmp_path, np.random.default_rng(0), "train", 5, 8, False, None)
+    others, other = directory.load(tmp_path, np.random.default_rng(0), "eval", 5, 8, False, None)
+    assert {*ids.tolist(), *other.tolist()} == {0, 1} and len(frames) == len(others) == 5
+    named = sorted(record.message.split(" is left out")[0] for record in caplog.records)
+    assert named == [f"noise.source: {tmp_path / 'b' / name}" for name in ("005.png", "006.png")]
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path):
+    (tmp_path / "clip").mkdir()
+    for i in range(1, 121):
+        Image.fromarray(np.full((4, 4), 2 * i, np.uint8)).save(tmp_path / "clip" / f"frame{i}.png")
+    assert [int(frame[0, 0]) for frame in load(tmp_path, count=120).frames] == list(range(2, 242, 2))
+
+
+def test_pictures_are_those_of_a_viewer(tmp_path: Path):
+    """16 bits, transparency, a palette, a camera held on its side."""
+    (tmp_path / "clip").mkdir()
+    Image.fromarray(np.full((8, 8), 100 * 257, np.uint16)).save(tmp_path / "clip" / "0.png")
+    glass = np.full((8, 8, 4), 200, np.uint8)
+    glass[..., 3] = 128
+    Image.fromarray(glass).save(tmp_path / "clip" / "1.png")
+    Image.fromarray(np.full((8, 8), 100, np.uint8)).convert("P").save(tmp_path / "clip" / "2.png")
+    halves = np.repeat(np.repeat([[200, 0]], 4, 1), 8, 0).astype(np.uint8)
+    sideways = Image.Exif()
+    sideways[0x0112] = 6  # the left side is the top
+    Image.fromarray(halves).save(tmp_path / "clip" / "3.png", exif=sideways)
+    frames = load(tmp_path, count=4).frames
+    assert [int(frame[4, 4]) for frame in frames[:3]] == [100, 100, 100]
+    assert (frames[3][:3] > 190).all() and (frames[3][5:] < 10).all()
+
+
+def test_links_to_folders_are_followed_and_nothing_is_found_twice(tmp_path: Path, caplog):
+    write_images(tmp_path / "store" / "a", 50)
+    write_images(tmp_path / "store" / "b", 50)
+    write_images(tmp_path / "mixed" / "real", 50)
+    for link, to in (("b", "store/b"), ("again", "store/b"), ("c", "mixed/real"), ("real/up", "mixed"), ("gone", "no")):
+        (tmp_path / "mixed" / link).symlink_to(tmp_path / to)
+    found = [str(clip.relative_to(tmp_path)) for clip in directory.find(tmp_path / "mixed")]
+    assert found == ["mixed/again", "mixed/real"]
+    assert f"{tmp_path / 'mixed' / 'gone'} is left out, it cannot be read: the link leads nowhere" in caplog.text
+    (tmp_path / "linked").symlink_to(tmp_path / "store")
+    assert len(directory.find(tmp_path / "linked")) == 2
+
+
 def test_a_directory_with_nothing_to_read_is_one_line(tmp_path: Path):
     with pytest.raises(ValueError, match="neither pink nor leaves nor a directory"):
         video.check("pnk", size=8)

@@ -271,6 +271,20 @@ def test_line_fits_any_width():
     assert all(len(line.line(width)) <= width for width in range(1, 200))
 
 
+def test_time_left_is_told_once_updates_have_been_made():
+    line = progress_line(Console(file=io.StringIO()))
+    line.update(12_000, {"model/loss": 11305.2})
+    assert "left" not in line.line(200)
+
+
+def test_a_log_stays_lines_whatever_the_environment_asks_for(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    line = ProgressLine(100_000, Speed(Clock()))
+    line.update(12_000, ALL)
+    line.close()
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_line_says_how_many_seeds_it_is_about():
     line = ProgressLine(100_000, Speed(Clock()), Console(file=io.StringIO()), seeds=5)
     line.update(12_000, ALL)

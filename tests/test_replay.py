@@ -1,4 +1,4 @@
-"""The replay: sequences stay within episodes, positions count alike, a killed run goes on exactly, others can read."""
+"""The replay: sequences are consecutive rows, positions count alike, a killed run goes on exactly, others can read."""
 
 import json
 import subprocess
@@ -71,13 +71,14 @@ def assert_same(left: Any, right: Any) -> None:
     include_running=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_sequences_are_consecutive_rows_of_one_episode(
+def test_sequences_are_consecutive_rows_of_one_episode_or_of_short_ones_together(
     tmp_path_factory: pytest.TempPathFactory, rows: list[int], length: int, include_running: bool, seed: int
 ) -> None:
     replay = make(tmp_path_factory.mktemp("replay"), include_running=include_running, factors=FACTORS)
     for episode, n in enumerate(rows):
         add_episode(replay, episode, n, ends=episode < len(rows) - 1)
-    fits = any(n >= length for n in (rows if include_running else rows[:-1]))
+    short = [i for i, n in enumerate(rows[:-1]) if n < length]
+    fits = any(n >= length for n in (rows if include_running else rows[:-1])) or sum(rows[i] for i in short) >= length
     assert replay.can_sample(length) == fits
     if not fits:
         with pytest.raises(ReplayError, match=f"sequences of {length} steps"):
@@ -85,8 +86,10 @@ def test_sequences_are_consecutive_rows_of_one_episode(
         return
     batch = replay.sample(np.random.default_rng(seed), 2, length, 3, with_factors=True)
     episode, t = origins(batch.observation)
-    assert (episode == episode[:, :1]).all()
-    assert (np.diff(t, axis=1) == 1).all()
+    for k, b in np.ndindex(2, 3):
+        for i, j, before, after in zip(episode[k, :-1, b], episode[k, 1:, b], t[k, :-1, b], t[k, 1:, b], strict=True):
+            follows = i in short and before == rows[i] - 1 and after == 0 and j == short[short.index(i) + 1]
+            assert (i == j and after == before + 1) or (length > 1 and follows)
     assert (include_running or episode.max() < len(rows) - 1) and (t < np.array(rows)[episode]).all()
     # Every other field comes from the same row, and the reset row has neither action nor reward.
     first = t == 0
@@ -164,6 +167,40 @@ def test_a_first_step_ends_what_was_going_on(tmp_path: Path) -> None:
     assert not replay.can_sample(2)
     add_row(replay, 1, 0)
     assert replay.can_sample(6) and replay.num_episodes == 1 and replay.num_steps == 7
+
+
+def test_every_row_of_short_episodes_is_sampled_and_long_ones_are_drawn_as_if_alone(tmp_path: Path) -> None:
+    """Falls and survivals: a row of a fall is seen about as often as one of a survival."""
+    alone, mixed = make(tmp_path / "alone"), make(tmp_path / "mixed")
+    for replay in (alone, mixed):
+        add_episode(replay, 0, 40)
+    add_episode(mixed, 1, 3)  # too little for a sequence: it changes nothing
+    assert_same(*(replay.sample(np.random.default_rng(0), 2, 10, 50) for replay in (alone, mixed)))
+    for episode in range(2, 14):
+        add_episode(mixed, episode, 3)
+    batch = mixed.sample(np.random.default_rng(0), 1, 10, 3000)
+    counts = np.bincount(origins(batch.observation)[0].ravel(), minlength=14)[1:]
+    assert 0.4 < counts[3:10].mean() / 3 / ((30_000 - counts.sum()) / 40) < 2.5
+    assert (counts > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"reward": float("nan")}, "step 1 of an episode of environment 0: its reward is nan, and not finite"),
+        ({"reward": 1e39}, r"its reward is 1e\+39, and not finite as float32 takes it"),
+        ({"info": {"factors": {"clip": 0, "shift": np.array([0, np.inf])}}}, r"its factors/shift is \[0.0, inf\]"),
+    ],
+)
+def test_what_is_not_finite_is_refused_and_not_kept(what: dict, message: str, tmp_path: Path) -> None:
+    replay = make(tmp_path, factors=FACTORS)
+    add_row(replay, 0, 0)
+    with pytest.raises(ReplayError, match=message):
+        replay.add(step(0, 1)._replace(**what), np.zeros(2, np.float32))
+    with pytest.raises(ReplayError, match="its action is"):
+        replay.add(step(0, 1), np.array([0, np.nan], np.float32))
+    add_row(replay, 0, 1, last=True)
+    assert Replay.open(tmp_path).episode(0)["reward"].tolist() == [0, 1]
 
 
 def test_numpy_alone_reads_an_episode(tmp_path: Path) -> None:

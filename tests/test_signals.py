@@ -48,6 +48,28 @@ def test_without_anybody_to_tell_the_run_just_ends(name):
     assert process.returncode == 0 and output == "done\n"
 
 
+def test_a_run_under_nohup_goes_on_when_the_terminal_is_gone():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    run = object.__new__(loop.Training)
+    run.stop_signal = None
+    try:
+        with run._signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert run.stop_signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_word_to_nobody_is_no_error():
+    code = "from denoised_mdp.training import signals; input(); signals.say('saved')"
+    reading, writing = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=writing) as process:
+        os.close(writing)
+        os.close(reading)
+        process.communicate(b"go\n", timeout=100)
+    assert process.returncode == 0
+
+
 def test_a_run_notes_every_signal_and_gives_the_handlers_back():
     def handler(number, frame):
         pass

@@ -1,6 +1,8 @@
 """The real scripts, from a command line to files: a debug run, going on after a kill, looking at it."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import scipy.stats
 from safetensors.numpy import load_file
 
 from denoised_mdp.config.compose import compose
+from denoised_mdp.errors import UserError
 from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.logger import read_metrics
 from denoised_mdp.runs.replay import Replay
@@ -99,6 +102,116 @@ def test_an_episode_that_goes_on_is_learned_from_only_if_asked(include_running, 
     (run,) = training.runs
     assert run.env_step == 500 and run.replay.num_steps == 51
     assert run.replay.can_sample(config.train.batch_length) == include_running
+
+
+HOP = """
+import gymnasium
+import numpy as np
+
+
+class Hop(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, steps, reward):
+        self.steps, self.reward = steps, reward
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros((64, 64, 3), np.uint8), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.full((64, 64, 3), self.t % 256, np.uint8), self.reward, self.t >= self.steps, False, {}
+
+
+def make(random, steps, reward=1.0):
+    return Hop(steps, reward)
+"""
+QUICK = ["size=debug", "env=custom", "train.env_steps=60", "train.prefill=30", "train.every=30", "train.updates=1"]
+
+
+def hop(folder: Path, **arguments: float) -> list[str]:
+    (folder / "hop.py").write_text(HOP)
+    told = ",".join(f"{name}:{value}" for name, value in arguments.items())
+    constructor = f"env.constructor='{folder / 'hop.py'}:make'"
+    return [*QUICK, constructor, f"env.arguments={{{told}}}", f"run_dir={folder / 'run'}", "logger.tensorboard=false"]
+
+
+def test_episodes_shorter_than_a_sequence_are_learned_from_and_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    loop.train(compose(hop(tmp_path, steps=3)))
+    latest = checkpoint.latest(tmp_path / "run")
+    assert latest is not None and checkpoint.load_progress(latest)["updates"] == 2
+    assert "episodes end after as little as 4 steps, fewer than train.batch_length=8" in caplog.text
+
+
+def test_a_run_that_could_learn_nothing_ends_with_an_error(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    config = compose(hop(tmp_path, steps=500))
+    for _ in range(2):  # it is not finished: a larger train.env_steps goes on
+        with pytest.raises(UserError, match="has learned nothing in 60 env steps, as there are no 8 steps of finished"):
+            loop.train(config)
+    assert caplog.text.count("updates wait") == 2
+
+
+def test_a_folder_takes_one_process_at_a_time(tmp_path, monkeypatch, caplog):
+    """Also a suspended one; whose it is is said, and the lock goes with the process."""
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    caplog.set_level("INFO", "denoised_mdp")
+    config = compose(hop(tmp_path, steps=3))
+    code = "import sys, time; from pathlib import Path; from denoised_mdp.runs import run_dir\n"
+    code += "with run_dir.locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, config.run_dir]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "locked\n"
+            with pytest.raises(UserError, match=f"is in use: process {other.pid} on .* trains there"):
+                loop.train(config)
+        finally:
+            other.kill()
+    assert [path.name for path in Path(config.run_dir).iterdir()] == ["lock"]
+    loop.train(config)
+    assert "goes on from" not in caplog.text
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"env_steps": 90})})
+    path = Path(config.run_dir, "metrics.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"\n<<<<<<< HEAD\n".join([b"", *lines]) + b'[]\n{"env')  # what is only told is not needed
+    loop.train(longer)
+    assert f"{config.run_dir} goes on from env step 60" in caplog.text
+    assert path.read_bytes().startswith(b"".join(lines)) and read_metrics(Path(config.run_dir))[-1]["env_step"] == 90
+
+
+def test_a_lost_connection_saves_what_was_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    config, collect = compose(hop(tmp_path, steps=3)), loop.Training._collect
+
+    def hang_up(training):
+        collect(training)
+        if training.env_step == 17:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr(loop.Training, "_collect", hang_up)
+    with pytest.raises(SystemExit) as caught:
+        loop.train(config)
+    assert caught.value.code == 0 and newest(Path(config.run_dir)) == 17
+    assert "stopped by SIGHUP at env step 17, saved" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    config = compose(hop(tmp_path, steps=3))
+    with monkeypatch.context() as full:
+
+        def write(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr(os, "pwrite", write)
+        with pytest.raises(UserError, match="No space left on device; once that is mended the same command goes on"):
+            loop.train(config)
+    loop.train(config)
+    assert newest(Path(config.run_dir)) == 60
 
 
 def test_the_same_command_on_a_finished_run_says_so(finished):

@@ -5,6 +5,7 @@ Hydra composes; what it would say of a mistake in many lines, or not at all, is 
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +42,7 @@ def compose_seeds(overrides: Sequence[str]) -> list[Config]:
     Raises:
         UserError: an override that is malformed or names nothing, a value that is wrong.
     """
+    overrides = [at_home(text) for text in overrides]
     for override in parse_overrides(overrides):
         check_override(override)
     try:
@@ -129,12 +131,28 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """
     parser = OverridesParser.create()
     parsed = []
-    for text in overrides:
+    for text in map(at_home, overrides):
         try:
             parsed.append(parser.parse_override(text))
         except HydraException as error:
             raise UserError(f"cannot read {text!r}: settings are written key=value{_hint(text)}") from error
     return parsed
+
+
+def at_home(text: str) -> str:
+    """An override whose values begin with ~ with the user's home there instead, as bash would have written it.
+
+    Other shells leave that to the program, and Hydra cannot read it.
+    """
+    key, _, value = text.partition("=")
+    parts = value.split(",")
+    if not any(part.startswith("~") for part in parts):
+        return text
+    return f"{key}={','.join(_quoted(os.path.expanduser(part)) if part[:1] == '~' else part for part in parts)}"
+
+
+def _quoted(value: str) -> str:
+    return value if re.fullmatch(r"[\w./-]+", value) else '"' + value.replace('"', '\\"') + '"'
 
 
 def _hint(text: str) -> str:

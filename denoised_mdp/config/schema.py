@@ -6,6 +6,7 @@ Code below the training loop takes plain numbers, never these objects.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -56,6 +58,7 @@ def _text(value: Any) -> Any:
 
 
 Text = Annotated[str, Field(min_length=1), BeforeValidator(_text)]
+Place = Annotated[Text, AfterValidator(os.path.expanduser)]  # of a file or folder; ~ is the user's home
 Unit = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -122,7 +125,7 @@ class Custom(Settings):
 
     name: Literal["custom"]
     task: Text  # a name for runs and plots
-    constructor: Text  # package.module:function or path/to/file.py:function
+    constructor: Place  # package.module:function or path/to/file.py:function
     arguments: dict[str, Any]  # of the constructor, by name
     image_size: Literal[64, 96]
     action_repeat: Size
@@ -145,8 +148,8 @@ class Noise(Settings):
     """What distracts the agent. The parts are switches; only the sensor needs another one, the video it is read off."""
 
     video_background: bool
-    source: Text  # pink | leaves | a directory of videos or of image folders
-    cache: Text | None = None  # folder for what is decoded of a directory; None: denoised-mdp in the user's cache
+    source: Place  # pink | leaves | a directory of videos or of image folders
+    cache: Place | None = None  # folder for what is decoded of a directory; None: denoised-mdp in the user's cache
     clip_frames: Size  # frames that each environment loads once, then shows in a circle
     on_reset: Literal["continue", "random"]  # where the video goes on in a new episode
     noisy_sensor: bool  # the video falsifies a sensor that the reward depends on: cheetah, walker and reacher only
@@ -321,7 +324,7 @@ class Replay(Settings):
     capacity: Size  # agent steps kept on disk; the oldest whole episodes go first
     memory_mb: Size  # bound on the batches held in memory at a time: those of two chunks of updates
     device: bool = False  # all that can be sampled is on the accelerator too; the files of the first runs lack it
-    source: Text | None  # train on this other run's replay, without collecting
+    source: Place | None  # train on this other run's replay, without collecting
     factors: bool  # keep the ground truth of every step (joints, targets, all noise) beside its frame
     include_running: bool  # sample from episodes that are still going on
 
@@ -381,7 +384,7 @@ class Config(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
     seeds: Size = 1  # so many are trained together, from `seed` on; 1 in the configuration of each of them
-    run_dir: Text
+    run_dir: Place
     precision: Precision = "float32"  # of matrix products and convolutions; the files of the first runs lack it
     devices: Size = 1  # of each process, among which batches are divided; the files of the first runs lack it
     distributed: bool = False  # several processes, as a scheduler has started them; likewise

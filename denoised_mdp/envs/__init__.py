@@ -6,7 +6,7 @@ while not step.is_last:
     step = env.step(policy(step.observation))
 """
 
-from denoised_mdp.envs.build import ENVIRONMENTS, NO_NOISE, check, make
+from denoised_mdp.envs.build import ENVIRONMENTS, NO_NOISE, check, make, try_out
 from denoised_mdp.envs.env import Env, Step
 from denoised_mdp.envs.render import QUALITIES
 from denoised_mdp.envs.render.backend import BACKENDS
@@ -30,4 +30,5 @@ __all__ = [
     "make_all",
     "reset_all",
     "step_all",
+    "try_out",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +26,7 @@ from denoised_mdp.envs.robodesk.tasks import TELEVISION
 from denoised_mdp.envs.sunlight import Sunlight
 from denoised_mdp.envs.video import Split
 from denoised_mdp.envs.world import World
-from denoised_mdp.errors import UserError, did_you_mean
+from denoised_mdp.errors import UserError, did_you_mean, with_place
 
 ENVIRONMENTS = ("dmc", "robodesk", "sunlight", "custom")
 ROBODESK_NOISE = ("television", "button_noise", "moving_lights", "camera_walk")
@@ -77,6 +79,31 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
     return Env(world, image_size=size, action_repeat=env["action_repeat"])
 
 
+def try_out(*, env: Settings, render: Settings, noise: Settings) -> None:
+    """Resets an environment of the user's and takes a step in it, lest a run begin that cannot go on.
+
+    Raises:
+        UserError: it does not do what docs/custom_environment.md asks of it, or raises an error of its own.
+    """
+    if env["name"] == "custom":
+        _try_out(*(json.dumps(dict(group), sort_keys=True) for group in (env, render, noise)))
+
+
+@functools.cache
+def _try_out(*groups: str) -> None:
+    """Once for each of several seeds."""
+    env, render, noise = map(json.loads, groups)
+    try:
+        made = make(env=env, render=render, noise=noise, seed=0, split="train")
+        made.reset()
+        made.step(np.zeros(made.action_size))
+        made.close()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"env.constructor={env['constructor']}: tried before the run: {with_place(error)}") from error
+
+
 def with_chosen_backend(env: Settings, render: Settings) -> Settings:
     """`render` with the backend that `auto` stands for here, which is found out only where the world needs one."""
     return {**render, "backend": rendering.choose(render["backend"])} if env["name"] in ("dmc", "robodesk") else render
@@ -105,6 +132,7 @@ def check(*, env: Settings, render: Settings, noise: Settings) -> None:
     elif noise["video_background"]:
         raise UserError(f"noise.video_background=true is for env=dmc: env.name={name} has no background to replace")
     if name == "custom":
+        rendering.prepare_for_custom(render["backend"])
         from denoised_mdp.envs import custom  # gymnasium: only for those who use it
 
         custom.check(env["constructor"], env["arguments"])

@@ -9,6 +9,8 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import sys
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from denoised_mdp.envs.world import FACTOR_KINDS, FactorKind, Picture, stream
-from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.errors import UserError, one_line, with_place
 
 PIXELS = "pixels"  # the picture's name in observations of several parts, as dm_control and gymnasium call it
 
@@ -60,7 +62,7 @@ class Custom:
         self._env: Any  # has dm_env's methods
         self._truth: Any  # has the factors, if there are any
         if isinstance(made, gymnasium.Env):
-            self._env, self._truth = _Gymnasium(made, self._random), made.unwrapped
+            self._env, self._truth = _Gymnasium(made, self._random, self._name), made.unwrapped
         elif isinstance(made, dm_env.Environment):
             self._env = self._truth = made
         else:
@@ -68,8 +70,8 @@ class Custom:
         self._size = image_size
         self.episode_frames = episode_frames
         self._action_spec = self._actions()
-        self._observation = self._env.reset().observation  # lest the first one wait for `reset`
         self._t = 0
+        self._observation = self._checked(self._env.reset()).observation  # lest the first one wait for `reset`
         self.render()  # finds out whether there is a picture
         self.factor_kinds: dict[str, FactorKind] = dict(getattr(self._truth, "factor_kinds", {}))
         if wrong := [f"{name}={kind}" for name, kind in self.factor_kinds.items() if kind not in FACTOR_KINDS]:
@@ -81,11 +83,13 @@ class Custom:
     def reset(self) -> dm_env.TimeStep:
         self._random.seed(int(self._rng.integers(2**32)))
         self._t = 0
-        return self._note(self._env.reset())
+        return self._note(self._checked(self._env.reset()))
 
     def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
+        """The action is one of the environment's own, also where rounding to its type would lead out of its bounds."""
         self._t += 1
-        timestep = self._env.step(action.astype(self._action_spec.dtype))
+        spec = self._action_spec
+        timestep = self._checked(self._env.step(np.clip(action.astype(spec.dtype), spec.minimum, spec.maximum)))
         if self._t == self.episode_frames and not timestep.last():
             timestep = timestep._replace(step_type=dm_env.StepType.LAST)  # its discount stays: time was up, no more
         return self._note(timestep)
@@ -96,7 +100,7 @@ class Custom:
     def render(self) -> Picture:
         """The picture scaled to a square; none of it is background, as nobody knows what is."""
         observation = self._observation
-        picture = np.asarray(observation.get(PIXELS) if isinstance(observation, Mapping) else observation)
+        picture = np.array(observation.get(PIXELS) if isinstance(observation, Mapping) else observation)  # a copy
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise UserError(
                 f"{self._name}: its observation should be a picture, uint8 [height, width, 3], or have one named "
@@ -110,7 +114,18 @@ class Custom:
     def factors(self) -> dict[str, np.ndarray]:
         if not self.factor_kinds:
             return {}
-        return {name: np.array(value) for name, value in self._truth.factors().items()}
+        found = {name: np.array(value) for name, value in self._truth.factors().items()}
+        if found.keys() != self.factor_kinds.keys():
+            raise UserError(
+                f"{self._name}: its factors() has {', '.join(found) or 'nothing'}, its factor_kinds "
+                f"{', '.join(self.factor_kinds)}"
+            )
+        for name, value in found.items():
+            if value.dtype.kind not in "fiub" or not np.isfinite(value).all():
+                raise UserError(
+                    f"{self._name}: {self._place()}: its factor {name} is {_short(value)}, no finite number"
+                )
+        return found
 
     def robot_mask(self) -> NDArray[np.bool_] | None:
         return None
@@ -130,6 +145,23 @@ class Custom:
     def close(self) -> None:
         self._env.close()
 
+    def _checked(self, timestep: Any) -> dm_env.TimeStep:
+        """What the environment returned, if a run can go on with it."""
+        if not isinstance(timestep, dm_env.TimeStep):
+            raise UserError(f"{self._name}: {self._place()} returned {_short(timestep)}, which is no dm_env.TimeStep")
+        if timestep.first() != (self._t == 0):
+            raise UserError(f"{self._name}: {self._place()} returned a step of type {timestep.step_type}")
+        if self._t and not _is_number(timestep.reward):
+            earned = _short(timestep.reward)
+            raise UserError(f"{self._name}: {self._place()} earned {earned}: a reward should be one finite number")
+        if timestep.discount is not None and not _is_number(timestep.discount):
+            discount = _short(timestep.discount)
+            raise UserError(f"{self._name}: {self._place()} has the discount {discount}, which is no finite number")
+        return timestep
+
+    def _place(self) -> str:
+        return f"step {self._t} of an episode" if self._t else "its reset"
+
     def _note(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
         self._observation = timestep.observation
         return timestep
@@ -139,30 +171,39 @@ class Custom:
         fine = isinstance(spec, specs.BoundedArray) and len(spec.shape) == 1 and np.issubdtype(spec.dtype, np.floating)
         if not fine or not np.isfinite([spec.minimum, spec.maximum]).all():
             raise UserError(f"{self._name}: its actions should be a vector of numbers with finite bounds, not {spec}")
-        low, high = (np.broadcast_to(bound, spec.shape) for bound in (spec.minimum, spec.maximum))
+        low, high = (np.broadcast_to(bound, spec.shape).astype(spec.dtype) for bound in (spec.minimum, spec.maximum))
+        with np.errstate(over="ignore"):
+            if not np.isfinite(high - low).all() or (low > high).any():
+                raise UserError(f"{self._name}: its actions cannot be scaled to the bounds of {spec}")
         return specs.BoundedArray(spec.shape, spec.dtype, low, high)
 
 
 class _Gymnasium:
     """A gymnasium environment with the methods of dm_env that Custom needs."""
 
-    def __init__(self, env: gymnasium.Env, random: np.random.RandomState):
-        self._env, self._random = env, random
+    def __init__(self, env: gymnasium.Env, random: np.random.RandomState, name: str):
+        self._env, self._random, self._name = env, random, name
         space = env.observation_space
         self._rendered = env.render_mode == "rgb_array" and not (
             (isinstance(space, gymnasium.spaces.Dict) and PIXELS in space.spaces) or len(space.shape or ()) == 3
         )
 
     def reset(self) -> dm_env.TimeStep:
-        observation, _ = self._env.reset(seed=int(self._random.randint(2**31 - 1)))
+        answer: Any = self._env.reset(seed=int(self._random.randint(2**31 - 1)))
+        observation, _ = self._parts("reset", answer, ("observation", "info"))
         return dm_env.restart(self._seen(observation))
 
     def step(self, action: NDArray[Any]) -> dm_env.TimeStep:
-        observation, reward, terminated, truncated, _ = self._env.step(action)
-        seen = self._seen(observation)
+        answer: Any = self._env.step(action)
+        parts = ("observation", "reward", "terminated", "truncated", "info")
+        observation, reward, terminated, truncated, _ = self._parts("step", answer, parts)
+        if not (_is_number(terminated) and _is_number(truncated)):
+            ends = f"terminated={_short(terminated)}, truncated={_short(truncated)}"
+            raise UserError(f"{self._name}: its step returned {ends}: each should be true or false")
+        reward, seen = (float(np.asarray(reward).item()) if _is_number(reward) else reward), self._seen(observation)
         if terminated:
-            return dm_env.termination(float(reward), seen)
-        return (dm_env.truncation if truncated else dm_env.transition)(float(reward), seen)
+            return dm_env.termination(reward, seen)
+        return (dm_env.truncation if truncated else dm_env.transition)(reward, seen)
 
     def action_spec(self) -> Any:
         space = self._env.action_space
@@ -173,12 +214,21 @@ class _Gymnasium:
     def close(self) -> None:
         self._env.close()
 
+    def _parts(self, method: str, answer: Any, parts: tuple[str, ...]) -> Any:
+        if isinstance(answer, tuple) and len(answer) == len(parts):
+            return answer
+        got = f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
+        raise UserError(
+            f"{self._name}: its {method} returned {got}, and should return ({', '.join(parts)}), as gymnasium's does; "
+            "that of gym before 0.26 did not"
+        )
+
     def _seen(self, observation: Any) -> Any:
         return self._env.render() if self._rendered else observation
 
 
 def check(constructor: str, arguments: Mapping[str, Any]) -> None:
-    """Imports a constructor, and calls nothing.
+    """Imports a constructor, and does not call it.
 
     Args:
         constructor: `package.module:function`, or `path/to/file.py:function`.
@@ -204,6 +254,8 @@ def load(constructor: str) -> Callable[..., Any]:
         module = _file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (ImportError, OSError) as error:
         raise UserError(f"env.constructor={constructor} cannot be imported: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"env.constructor={constructor} cannot be imported: {with_place(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"env.constructor={constructor}: {place} has no function {name}")
@@ -211,8 +263,40 @@ def load(constructor: str) -> Callable[..., Any]:
 
 
 def _file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    """Imports a file as it would be by its name: it finds what lies beside it, and others find it."""
+    path = path.expanduser().resolve(strict=True)
+    package, folder = [], path.parent
+    while folder.name.isidentifier() and (folder / "__init__.py").exists():
+        package.insert(0, folder.name)
+        folder = folder.parent
+    if str(folder) not in sys.path:  # first, as Python has it of a script, if it hides nothing of Python's own there
+        hides = any(file.stem in sys.stdlib_module_names for file in folder.glob("*.py"))
+        sys.path.insert(len(sys.path) if hides else 0, str(folder))
+    if package:
+        importlib.import_module(".".join(package))
+    name = ".".join([*package, path.stem])
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    if known is not None:  # another file's name
+        name = f"{name}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # of a name that ends in .py
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look for it there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return sys.modules[name]
+
+
+def _is_number(value: Any) -> bool:
+    array = np.asarray(value)
+    return array.size == 1 and array.dtype.kind in "fiub" and bool(np.isfinite(array).all())
+
+
+def _short(value: Any) -> str:
+    text = one_line(repr(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."

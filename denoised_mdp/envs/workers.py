@@ -29,7 +29,7 @@ from denoised_mdp.envs.world import FactorKind
 from denoised_mdp.errors import UserError, one_line
 
 # Signals that a terminal or a scheduler sends to all processes of a job: what follows from them is decided here.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _PATIENCE = 5.0  # seconds that a worker has to end by itself
 _spawn = multiprocessing.get_context("spawn")
 

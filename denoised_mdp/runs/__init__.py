@@ -1,6 +1,7 @@
 """What lies on disk: a run's folder, what is kept in it, and how it is read again.
 
 run_dir        whose a folder is, and which checkpoints it has; no jax
+sources        files of the user's that a run depends on, by their content; no jax
 checkpoint     all that a run goes on from
 replay         experience, one file an episode; no jax
 device_replay  a copy of it on the accelerator

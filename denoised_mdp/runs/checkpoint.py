@@ -6,34 +6,41 @@ A checkpoint appears whole or not at all: it is written beside its place and the
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, one_line
 
 Tree = TypeVar("Tree")
 
 FOLDER = "checkpoints"
+_log = logging.getLogger(__name__)
 
 
 def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, keep: int) -> Path:
     """Writes a checkpoint and then deletes all but the `keep` newest.
 
     state: a pytree of arrays; progress: plain JSON data, whatever else a run needs to go on.
+
+    Raises:
+        OSError: it cannot be written; those before are as they were.
     """
     final = run_dir / FOLDER / f"{env_step:09d}"
     partial = run_dir / FOLDER / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(named(state), partial / "state.safetensors")
+    _save_state(state, partial / "state.safetensors")
     (partial / "progress.json").write_text(json.dumps(progress))
     for file in partial.iterdir():
         with file.open("rb+") as handle:
@@ -44,6 +51,14 @@ def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, 
     for old in all_of(run_dir)[:-keep]:
         remove(old)
     return final
+
+
+def _save_state(state: Any, path: Path) -> None:
+    try:
+        save_file(named(state), path)
+    except SafetensorError as error:  # which names the system's error in its text
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, one_line(error), str(path)) from error
 
 
 def remove(path: Path) -> None:
@@ -65,6 +80,34 @@ def latest(run_dir: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def latest_sound(run_dir: Path) -> Path | None:
+    """The newest checkpoint that is not damaged; the newest of all where each is."""
+    found = all_of(run_dir)
+    return next((path for path in reversed(found) if damage(path) is None), found[-1] if found else None)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, as far as can be seen without reading all of them."""
+    try:
+        if "env_step" not in load_progress(path):
+            return "progress.json lacks the env step"
+        with safe_open(path / "state.safetensors", "numpy"):
+            return None
+    except (UserError, OSError, SafetensorError) as error:
+        return one_line(error)
+
+
+def set_aside_damaged(run_dir: Path) -> None:
+    """Renames newest checkpoints that are damaged, where there is an older one to go on from, and says so."""
+    good = latest_sound(run_dir)
+    for path in all_of(run_dir):
+        if good is not None and path > good:
+            aside = path.with_name(f"damaged-{path.name}")
+            _log.warning("%s: %s; the run goes on from env step %d", path, damage(path), int(good.name))
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
 def load_progress(path: Path) -> dict[str, Any]:
     """What `save` was given as `progress`.
 
@@ -73,11 +116,14 @@ def load_progress(path: Path) -> dict[str, Any]:
     """
     file = path / "progress.json"
     try:
-        return json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        progress = json.loads(file.read_text())
+        if not isinstance(progress, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{file} cannot be read: {error}; without {path} the run goes on from the one before"
+            f"{file} cannot be read: {one_line(error)}; without {path} the run goes on from the one before"
         ) from error
+    return progress
 
 
 def load_state(path: Path, like: Tree) -> Tree:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from pathlib import Path
 
 import jax
 
-from denoised_mdp import cache
+from denoised_mdp import cache, variables
+from denoised_mdp.errors import UserError, one_line
+
+_log = logging.getLogger(__name__)
 
 
 def cache_programs() -> None:
-    """Turns jax's persistent compilation cache on, unless JAX_COMPILATION_CACHE_DIR already says where or whether."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    """Turns jax's persistent compilation cache on, unless JAX_COMPILATION_CACHE_DIR already says where or whether.
+
+    The first that asks for a device here:
+
+    Raises:
+        UserError: jax finds none.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise UserError(f"jax finds no device: {one_line(error)}{variables.suspects('JAX_PLATFORMS')}") from error
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if given is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder("jax")))
+    elif given and "://" not in given and (problem := cache.obstacle(Path(given))):
+        _log.warning("JAX_COMPILATION_CACHE_DIR=%s is ignored: %s", given, problem)
+        jax.config.update("jax_compilation_cache_dir", None)

@@ -86,8 +86,9 @@ class DeviceReplay:
     def sample(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> Gathered:
         """The batches that `Replay.sample` draws with the same arguments, to be gathered on the device."""
         assert self._replay is not None, "update comes first"
-        starts = self._replay.draw(rng, updates, length, batch)
-        places = np.stack([self._places[episode.id][start : start + length] for episode, start in starts])
+        sequences = self._replay.draw(rng, updates, length, batch)
+        pieces = [piece for sequence in sequences for piece in sequence]
+        places = np.concatenate([self._places[episode.id][start : start + count] for episode, start, count in pieces])
         return Gathered(self.rows, places.reshape(updates, batch, length).swapaxes(1, 2))
 
     def _write(self, places: NDArray[np.int32], records: NDArray[Any]) -> None:

@@ -7,6 +7,7 @@ of denoised_mdp/runs/metrics.py. TensorBoard and wandb are imported only when us
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import uuid
@@ -23,6 +24,7 @@ from denoised_mdp.runs.progress import ProgressLine, Speed
 
 FILE = "metrics.jsonl"
 PROJECT = "denoised-mdp"  # in Weights & Biases
+_log = logging.getLogger(__name__)
 
 WandbMode = Literal["disabled", "offline", "online"]
 
@@ -65,12 +67,15 @@ class Logger:
         In TensorBoard it is hidden; Weights & Biases keeps it, and shows both.
 
         Raises:
-            UserError: wandb is not installed, or has no account for `online`.
+            UserError: metrics.jsonl cannot be written, wandb is not installed, or has no account for `online`.
         """
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._lines = _reopen(self._run_dir / FILE, env_step)
         if self._use_tensorboard:
-            self._tensorboard = _start_tensorboard(self._run_dir / "tensorboard", env_step)
+            try:
+                self._tensorboard = _start_tensorboard(self._run_dir / "tensorboard", env_step)
+            except OSError as error:
+                _log.warning("nothing is written for TensorBoard: %s", one_line(error))
         if self._wandb_mode != "disabled":
             self._wandb = _start_wandb(self._run_dir, self._wandb_mode, self._config)
         if self._use_progress:
@@ -166,11 +171,29 @@ class Logger:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, which may still be growing; none if there are none yet."""
+    """The lines of a run's metrics.jsonl, which may still be growing; none if there are none yet.
+
+    What is no line of metrics is left out, with a warning if it is not blank.
+    """
     path = run_dir / FILE
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [metrics for _, metrics in _readable(path)] if path.exists() else []
+
+
+def _readable(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """The whole lines, and what they say."""
+    found, unreadable = [], 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            metrics = None
+        if line.endswith(b"\n") and isinstance(metrics, dict) and isinstance(metrics.get("env_step"), int):
+            found.append((line, metrics))
+        else:
+            unreadable += line.endswith(b"\n") and not line.isspace()
+    if unreadable:
+        _log.warning("%s: %d lines are no metrics, and are left out", path, unreadable)
+    return found
 
 
 def _number(value: SupportsFloat) -> float | int:
@@ -179,16 +202,18 @@ def _number(value: SupportsFloat) -> float | int:
 
 
 def _reopen(path: Path, env_step: int | None) -> BinaryIO:
-    """The file to append to, without the lines beyond `env_step` and without one that was cut short."""
-    if path.exists():
-        lines = path.read_bytes().splitlines(keepends=True)
-        last = -1 if env_step is None else env_step
-        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["env_step"] <= last]
-        if kept != lines:
-            partial = path.with_name(path.name + ".partial")
-            partial.write_bytes(b"".join(kept))
-            partial.replace(path)
-    return path.open("ab", buffering=0)
+    """The file to append to, without the lines beyond `env_step` and without what is no line of metrics."""
+    try:
+        if path.exists():
+            last = -1 if env_step is None else env_step
+            kept = b"".join(line for line, metrics in _readable(path) if metrics["env_step"] <= last)
+            if kept != path.read_bytes():
+                partial = path.with_name(path.name + ".partial")
+                partial.write_bytes(kept)
+                partial.replace(path)
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {one_line(error)}") from error
 
 
 def _start_tensorboard(folder: Path, env_step: int | None) -> Any:
@@ -208,7 +233,8 @@ def _start_wandb(run_dir: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
     except ImportError:
         raise UserError(f"logger.wandb={mode} needs wandb: pip install wandb") from None
     id_file = run_dir / "wandb_id.txt"
-    run_id = id_file.read_text().strip() if id_file.exists() else uuid.uuid4().hex[:8]
+    known = id_file.read_text(errors="replace").strip() if id_file.exists() else ""
+    run_id = known if known.isalnum() else uuid.uuid4().hex[:8]
     try:
         run = wandb.init(
             project=PROJECT,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 
 from rich.console import Console
@@ -62,11 +64,12 @@ class ProgressLine:
         self._seeds = f"{seeds} seeds, " if seeds > 1 else ""
         self._env_step = 0
         self._metrics: dict[str, float] = {}
-        self._console = console or Console(stderr=True)
+        # Only a real terminal has a line redrawn: a log of a batch job stays lines, whatever the environment asks for.
+        self._console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
         self._printed_at: float | None = None
         self._live = (
             Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
-            if self._console.is_terminal
+            if self._console.is_terminal and not self._console.is_dumb_terminal
             else None
         )
         if self._live is not None:
@@ -82,7 +85,8 @@ class ProgressLine:
     def close(self) -> None:
         """Leaves the last state standing. Twice is no harm."""
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):  # the terminal is gone
+                self._live.stop()
         elif self._printed_at is not None:
             self._print()
         self._printed_at = None
@@ -95,7 +99,9 @@ class ProgressLine:
         steps = f"{speed:.{1 if speed < 10 else 0}f} steps/s" if speed else ""
         updates = self._metrics.get("speed/updates_per_second")
         updates_text = f"{updates:.1f} updates/s" if updates else ""
-        left = f"{timedelta(seconds=round((self._total - self._env_step) / speed))} left" if speed else ""
+        # Before the first updates the speed is that of compiling and of random actions: nothing to tell the end by.
+        seconds = round((self._total - self._env_step) / speed) if speed and updates else None
+        left = "" if seconds is None else f"{timedelta(seconds=seconds)} left"
         pieces = [f"{self._seeds}{share:4.0%} {self._env_step:,}/{self._total:,}", *metrics, steps, updates_text, left]
         # By importance: where we are, time left, return, loss, speed; then what is left of the metrics.
         importance = [pieces[0], left, *metrics[:2], steps, updates_text, *metrics[2:]]
@@ -114,7 +120,8 @@ class ProgressLine:
 
     def _print(self) -> None:
         self._printed_at = time.monotonic()
-        print(self.line(200), file=self._console.file, flush=True)
+        with suppress(OSError):  # nobody reads any more
+            print(self.line(200), file=self._console.file, flush=True)
 
 
 def _short(value: float) -> str:

@@ -20,6 +20,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -35,7 +36,7 @@ _BUFFERS_PER_READ = 1024  # IOV_MAX of Linux: the most buffers that one preadv f
 
 
 class ReplayError(UserError):
-    """What a user can set right: no replay there, one of other shapes, sequences longer than every episode."""
+    """What a user can set right: no replay there, one of other shapes, too few rows, a value that is not finite."""
 
 
 class StepLike(Protocol):
@@ -64,6 +65,14 @@ class Batch(NamedTuple):
     is_first: NDArray[np.bool_]  # [K, T, B], the reset rows: no latent comes before them
     is_terminal: NDArray[np.bool_]  # [K, T, B], the episode ended for good, which a time limit is not
     factors: dict[str, NDArray[Any]]  # name -> [K, T, B, ...], empty unless asked for
+
+
+class Piece(NamedTuple):
+    """`length` rows of an episode from row `start` on: a whole sequence, or a part of one."""
+
+    episode: "Episode"
+    start: int
+    length: int
 
 
 class Episode(NamedTuple):
@@ -188,10 +197,15 @@ class Replay:
         is. The record has been handed to the operating system when this returns.
 
         Raises:
+            ReplayError: a reward, an action or a factor is not finite; nothing is written then.
             ValueError: a first step is missing, shapes differ from the record's, or the replay is read-only.
         """
         self._need_writable("add")
-        row = self._record(step, action)
+        try:
+            row = self._record(step, action)
+        except ReplayError as error:
+            length = 0 if step.is_first or stream not in self._running else self._running[stream].length
+            raise ReplayError(f"step {length} of an episode of environment {stream}: {error}") from None
         if not self._ready:
             if self.directory.exists() and _files(self.directory):
                 raise ValueError(f"{self.directory} holds an earlier run's episodes: restore its index, or None, first")
@@ -244,7 +258,9 @@ class Replay:
         for name, value in values.items():
             if np.shape(value) != self.dtype[name].shape:
                 raise ValueError(f"{name} has shape {np.shape(value)}, the replay stores {self.dtype[name].shape}")
-            row[name] = value
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+                row[name] = value
+            _check_finite(name, value, row[name])
         return row
 
     def _finish(self, stream: int) -> None:
@@ -381,8 +397,8 @@ class Replay:
         raise ValueError(f"{self.directory} has no episode {id}, it has {[e.id for e in self.episodes()]}")
 
     def can_sample(self, length: int) -> bool:
-        """Whether there is an episode of at least `length` rows to sample from."""
-        return any(episode.length >= length for episode in self.sampled())
+        """Whether there are `length` rows to make a sequence of: in one episode, or in short ones together."""
+        return any(_rows_of(line) >= length for line in self._lines(length))
 
     def sample(
         self,
@@ -394,25 +410,28 @@ class Replay:
         columns: Collection[int] | None = None,
         with_factors: bool = False,
     ) -> Batch:
-        """Draws `updates` (K) batches of `batch` (B) sequences of `length` (T) steps, each from within one episode.
+        """Draws `updates` (K) batches of `batch` (B) sequences of `length` (T) steps.
 
-        The outcome depends on `rng` and the contents alone, and is that of K calls for one batch. With `columns` only
-        these of the B sequences are read, and B is their number in what is returned.
+        A sequence is of one episode, or, where episodes are shorter than that, of several, one after the other: each
+        begins with a row that `is_first`. The outcome depends on `rng` and the contents alone, and is that of K calls
+        for one batch. With `columns` only these of the B sequences are read, and B is their number in the result.
 
         Raises:
-            ReplayError: no episode has `length` rows, or a file has been deleted or cut meanwhile.
+            ReplayError: there are not `length` rows, or a file has been deleted or cut meanwhile.
         """
-        starts = self.draw(rng, updates, length, batch)
+        sequences = self.draw(rng, updates, length, batch)
         if columns is not None:
-            starts = [start for j, start in enumerate(starts) if j % batch in columns]
+            sequences = [sequence for j, sequence in enumerate(sequences) if j % batch in columns]
             batch = len(columns)
         observation = np.empty((updates, length, batch, *self.dtype["observation"].shape), np.uint8)
         small = np.empty((updates, length, batch), self._small)
         frames, rests = _bytes_of(observation), _bytes_of(small)
-        for j, (episode, start) in enumerate(starts):
+        for j, sequence in enumerate(sequences):
             k, b = divmod(j, batch)
-            rows = range(k * length * batch + b, (k + 1) * length * batch, batch)  # [k, :, b] of the flat arrays
-            self._read(episode, start, [part for row in rows for part in (frames[row], rests[row])])
+            rows = iter(range(k * length * batch + b, (k + 1) * length * batch, batch))  # [k, :, b] of the flat arrays
+            for episode, start, count in sequence:
+                parts = [part for row in islice(rows, count) for part in (frames[row], rests[row])]
+                self._read(episode, start, parts)
         return Batch(
             observation=observation,
             action=np.ascontiguousarray(small["action"]),
@@ -422,21 +441,22 @@ class Replay:
             factors={n: np.ascontiguousarray(small[_FACTOR + n]) for n in self.factor_names if with_factors},
         )
 
-    def draw(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> list[tuple[Episode, int]]:
-        """Draws what `sample` reads: episode and first row of the K * B sequences, those of the first batch first.
+    def draw(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> list[list[Piece]]:
+        """Draws what `sample` reads: the pieces of the K * B sequences, those of the first batch first.
 
         Every position where a sequence fits is equally likely, so that an episode counts by its number of them
         (as the reference does). Of an episode of N rows these are all N - T + 1, the last row included, where a
-        termination stands.
+        termination stands. Episodes that have ended and are shorter than T count as one, in which they follow each
+        other from the oldest on; the paper's tasks have none.
 
         Raises:
-            ReplayError: no episode has `length` rows.
+            ReplayError: there are not `length` rows.
         """
-        episodes = self.sampled()
-        fits = np.array([max(episode.length - length + 1, 0) for episode in episodes], np.int64)
+        lines = self._lines(length)
+        fits = np.array([max(_rows_of(line) - length + 1, 0) for line in lines], np.int64)
         if length < 1 or not fits.any():
             kind = "" if self.include_running else "finished "
-            longest = max((episode.length for episode in episodes), default=0)
+            longest = max((episode.length for episode in self.sampled()), default=0)
             raise ReplayError(
                 f"{self.directory}: sequences of {length} steps wanted, the longest {kind}episode has {longest}"
             )
@@ -444,7 +464,18 @@ class Replay:
         draws = rng.integers(ends[-1], size=updates * batch)
         which = np.searchsorted(ends, draws, side="right")
         starts = draws - (ends - fits)[which]
-        return [(episodes[e], start) for e, start in zip(which.tolist(), starts.tolist(), strict=True)]
+        first_rows = {i: np.cumsum([0] + [episode.length for episode in lines[i]]) for i in set(which.tolist())}
+        return [
+            _pieces(lines[i], first_rows[i], start, length)
+            for i, start in zip(which.tolist(), starts.tolist(), strict=True)
+        ]
+
+    def _lines(self, length: int) -> list[list[Episode]]:
+        """What sequences of `length` rows lie in: each long episode, and last, in one line, those that ended early."""
+        sampled = self.sampled()
+        long = [[episode] for episode in sampled if episode.length >= length]
+        short = [episode for episode in sampled if episode.length < length and episode.id in self._finished]
+        return [*long, short] if short else long
 
     def sampled(self) -> list[Episode]:
         """The episodes to sample from, the oldest first: those that have ended, and the others if so asked."""
@@ -477,6 +508,26 @@ class Replay:
     def _need_writable(self, what: str) -> None:
         if not self._writable:
             raise ValueError(f"{self.directory} was opened read-only: it takes no {what}")
+
+
+def _rows_of(line: Sequence[Episode]) -> int:
+    return sum(episode.length for episode in line)
+
+
+def _pieces(line: Sequence[Episode], first_rows: NDArray[np.int64], start: int, length: int) -> list[Piece]:
+    """`length` rows from row `start` of a line of episodes on; `first_rows`: where in the line each begins."""
+    pieces, i = [], int(np.searchsorted(first_rows, start, side="right")) - 1
+    while length:
+        begin = start - int(first_rows[i])
+        count = min(length, line[i].length - begin)
+        pieces.append(Piece(line[i], begin, count))
+        start, length, i = start + count, length - count, i + 1
+    return pieces
+
+
+def _check_finite(name: str, value: Any, stored: NDArray[Any]) -> None:
+    if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+        raise ReplayError(f"its {name} is {np.asarray(value).tolist()}, and not finite as float32 takes it; not kept")
 
 
 def _read_spec(directory: Path) -> np.dtype:

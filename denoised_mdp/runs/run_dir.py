@@ -5,13 +5,23 @@ No jax here: a misspelt option should be found before seconds of imports.
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from denoised_mdp.config import Config
 from denoised_mdp.config import schema as settings
 from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.runs import sources
 
 CONFIG = "config.yaml"
+LOCK = "lock"
+_OWN = (LOCK, f"{CONFIG}.partial")  # what a start that failed may leave in a folder
+_log = logging.getLogger(__name__)
 
 
 def check(config: Config) -> None:
@@ -28,14 +38,16 @@ def check(config: Config) -> None:
             f"run_dir={run_dir} lies in the folder of another run, {run_dir.parent}; choose another run_dir"
         )
     if (run_dir / CONFIG).exists():
-        found = settings.differences(settings.load(run_dir / CONFIG), config)
+        found = sources.differences(run_dir, settings.load(run_dir / CONFIG), config)
         if found:
             more = f" and {len(found) - 5} more" if len(found) > 5 else ""
             raise UserError(
                 f"run_dir={run_dir} holds a run of another configuration ({', '.join(found[:5])}{more}); "
                 "choose another run_dir, or delete that one"
             )
-    elif run_dir.exists() and any(entry.name != f"{CONFIG}.partial" for entry in run_dir.iterdir()):
+        if changed := sources.changed(run_dir, config):
+            raise UserError(f"run_dir={run_dir}: {changed}; put them back, or choose another run_dir")
+    elif run_dir.exists() and any(entry.name not in _OWN for entry in run_dir.iterdir()):
         raise UserError(f"run_dir={run_dir} holds other files and no {CONFIG}; choose another run_dir")
 
 
@@ -51,9 +63,41 @@ def claim(config: Config) -> Path:
     run_dir = Path(config.run_dir)
     try:
         settings.save(config, run_dir / CONFIG)
+        sources.note(run_dir, config)
     except OSError as error:
         raise UserError(f"run_dir={run_dir} cannot be written: {one_line(error)}") from None
     return run_dir
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Inside, no other process trains in the folder, which is made if it is missing.
+
+    The lock is the kernel's, so that it ends with the process, however that ends; the file only says whose it is.
+
+    Raises:
+        UserError: another process trains there, or the folder cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / LOCK).open("a+")
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir} cannot be written: {one_line(error)}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"run_dir={run_dir} is in use: process {one_line(file.read())} trains there, or is suspended; "
+                "end that one first, or choose another run_dir"
+            ) from None
+        except OSError as error:  # a file system without locks
+            _log.warning("run_dir=%s cannot be locked (%s): start no second process there", run_dir, one_line(error))
+        with suppress(OSError):  # of a full disk: the lock holds all the same
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
 
 
 def load(run_dir: Path) -> Config:

@@ -5,6 +5,7 @@ A `Run` is what belongs to one seed, in its folder; a `Training` goes through th
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -12,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import jax
 import numpy as np
 
 from denoised_mdp.agent import Agent
 from denoised_mdp.config import Config
 from denoised_mdp.envs import reset_all, step_all
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, one_line
 from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.compilation import cache_programs
 from denoised_mdp.runs.evaluation import evaluation_envs
@@ -29,7 +31,8 @@ from denoised_mdp.training.devices import Devices, join_processes
 from denoised_mdp.training.run import COLLECT, LEARN, Run
 from denoised_mdp.training.seeds import InTurn, Keys, Metrics, Together, side_by_side
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what a disk may refuse to write for
 END = "end"  # told to the processes that follow
 
 
@@ -46,28 +49,49 @@ def train(*configs: Config) -> None:
     configs = tuple(config for config in configs if not _is_finished(config))
     if not configs:
         return
-    _level(configs)
-    cache_programs()
-    training = Training(*configs)
-    if training.devices.leads:
-        for config in configs:
-            run_dir.claim(config)  # the first thing written
-    try:
-        training.train() if training.devices.leads else training.follow()
-    finally:
-        training.close()
+    with ExitStack() as locks:
+        training = _run(configs, locks)
     if training.stop_signal is not None:
         if training.devices.leads:
             stopped = f"stopped by {training.stop_signal} at env step {training.env_step}, saved"
-            print(f"{stopped}; the same command goes on", flush=True)
+            signals.say(f"{stopped}; the same command goes on")
         signals.pass_on(training.stop_signal)
         raise SystemExit(0)  # a sweep ends too
+
+
+def _run(configs: Sequence[Config], locks: ExitStack) -> Training:
+    """Trains, with the runs' folders locked, of which those that are new are made only once all has been checked."""
+    leads = not configs[0].distributed or jax.process_index() == 0
+    begun = [config for config in configs if leads and (Path(config.run_dir) / run_dir.CONFIG).exists()]
+    for config in begun:
+        locks.enter_context(run_dir.locked(Path(config.run_dir)))
+        checkpoint.set_aside_damaged(Path(config.run_dir))
+    _level(configs)
+    cache_programs()
+    training = Training(*configs)
+    try:
+        if leads:
+            for config in configs:
+                if config not in begun:
+                    locks.enter_context(run_dir.locked(Path(config.run_dir)))
+                run_dir.claim(config)
+        training.train() if training.devices.leads else training.follow()
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise UserError(
+            f"run_dir={configs[0].run_dir}: {one_line(error)}; once that is mended the same command goes on from the "
+            "last checkpoint"
+        ) from error
+    finally:
+        training.close()
+    return training
 
 
 def _is_finished(config: Config) -> bool:
     """Whether a run has nothing left to do, which is told."""
     folder = Path(config.run_dir)
-    if (path := checkpoint.latest(folder)) is None:
+    if (path := checkpoint.latest_sound(folder)) is None:
         return False
     progress = checkpoint.load_progress(path)
     if "imported_from" in progress:
@@ -151,7 +175,7 @@ class Training:
                         break
                     if self.env_step >= self.config.train.env_steps:
                         for run in self.runs:
-                            run.finished = True
+                            run.finished = run.updates > 0
                         break
                     self._save(lambda run: run.is_due(run.config.checkpoint.every, since=run.saved[0]))
                     self._begin_block()
@@ -160,6 +184,9 @@ class Training:
                 self._show_progress()
             self._save(lambda run: True)
             self.devices.tell(END)
+        if self.stop_signal is None:
+            for run in self.runs:
+                run.check_learned()
 
     def follow(self) -> None:
         """In a process that does not lead: the updates that it is told to compute its share of, to the end."""
@@ -301,12 +328,13 @@ class Training:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Lets Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 end the loop at its next safe place."""
+        """Lets Ctrl-C and its like end the loop at its next safe place; SIGHUP not under nohup, which ignores it."""
 
         def note(number: int, _: FrameType | None) -> None:
             self.stop_signal = signal.Signals(number).name
 
-        previous = {s: signal.signal(s, note) for s in SIGNALS}
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        previous = {s: signal.signal(s, note) for s in SIGNALS if not (s == signal.SIGHUP and nohup)}
         try:
             yield
         finally:

@@ -70,7 +70,7 @@ class Run:
         self.evaluated_at = -1
         self.finished = False
         self.saved = (-1, 0, -1, False)  # env step, updates, last evaluation, finished: of the newest checkpoint
-        self.warned = False
+        self.told: set[str] = set()  # which warnings have been given: each is, once
         self.monitor: Monitor | None = None  # made when it is first wanted
 
     def _open_replay(self) -> Replay:
@@ -80,8 +80,8 @@ class Run:
             source = Replay.open(replay.source, include_running=replay.include_running, **shapes)
             if not source.can_sample(self.config.train.batch_length):
                 raise UserError(
-                    f"replay.source={replay.source} has no finished episode of train.batch_length="
-                    f"{self.config.train.batch_length} steps"
+                    f"replay.source={replay.source} has no finished episodes of train.batch_length="
+                    f"{self.config.train.batch_length} steps together"
                 )
             return source
         ours = Replay(
@@ -121,14 +121,15 @@ class Run:
         self.env_step += self.envs[i].action_repeat
         self.episode_returns[i] += step.reward
         self.episode_lengths[i] += 1
-        if step.is_terminal and not self.config.model.continue_head and not self.warned:
-            self.warned = True
-            _log.warning("%s ends episodes for good: model.continue_head=true would learn it", self.config.env.task)
+        if step.is_terminal and not self.config.model.continue_head:
+            task = self.config.env.task
+            self._warn_once("ends", f"{task} ends episodes for good: model.continue_head=true would learn it")
 
     def log_episodes(self) -> None:
         """What the episodes earned that have just ended, if there are any."""
         ended = [i for i, step in enumerate(self.steps) if step is not None and step.is_last]
         if ended:
+            self._warn_of_short(min(self.episode_lengths[i] for i in ended) + 1)
             metrics = {
                 "train/return": float(np.mean([self.episode_returns[i] for i in ended])),
                 "train/length": float(np.mean([self.episode_lengths[i] for i in ended])),
@@ -136,6 +137,19 @@ class Run:
                 "replay/episodes": self.replay.num_episodes,
             }
             self.logger.log(self.env_step, metrics)
+
+    def _warn_of_short(self, rows: int) -> None:
+        if rows < (length := self.config.train.batch_length):
+            self._warn_once(
+                "short",
+                f"episodes end after as little as {rows} steps, fewer than train.batch_length={length}: those that are "
+                "shorter than a sequence follow each other in it",
+            )
+
+    def _warn_once(self, what: str, message: str) -> None:
+        if what not in self.told:
+            self.told.add(what)
+            _log.warning("%s", message)
 
     def random_actions(self) -> np.ndarray:
         """The prefill's, [N, A]."""
@@ -148,7 +162,29 @@ class Run:
         train = self.config.train
         blocks = self.env_step // train.every - -(-train.prefill // train.every) + 1
         owed = train.updates * max(0, blocks) - self.updates - self.begun
-        return owed if owed > 0 and self.replay.can_sample(train.batch_length) else 0
+        if owed <= 0:
+            return 0
+        if self.replay.can_sample(train.batch_length):
+            return owed
+        self._warn_once("waits", f"env step {self.env_step}: updates wait: {self._missing()}")
+        return 0
+
+    def _missing(self) -> str:
+        kind = "episodes" if self.config.replay.include_running else "finished episodes"
+        return f"there are no {self.config.train.batch_length} steps of {kind} (train.batch_length) to sample yet"
+
+    def check_learned(self) -> None:
+        """At the end.
+
+        Raises:
+            UserError: not a single update has been made.
+        """
+        if not self.updates:
+            raise UserError(
+                f"{self.folder} has learned nothing in {self.env_step} env steps, as {self._missing()}: the same "
+                "command with a larger train.env_steps goes on, or begin another run with a smaller "
+                "train.batch_length or replay.include_running=true"
+            )
 
     def sampler(self, contents: Replay) -> Callable[[int], Batch | Gathered]:
         """What draws the batches [K, T, B] of K updates: from the copy on the device, or from the disk.
@@ -267,4 +303,6 @@ class Run:
         self.replay.restore(progress["replay"])
         if self.collects:
             self.steps = [env.restore(state) for env, state in zip(self.envs, progress["envs"], strict=True)]
+        if self.devices.leads:
+            _log.info("%s goes on from env step %d", self.folder, self.env_step)
         return mind

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+
+
+def say(text: str) -> None:
+    """Prints, where there is still somebody to read it: after SIGHUP the terminal is gone."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
 
 
 def pass_on(name: str) -> None:

@@ -10,15 +10,17 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import subprocess
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from denoised_mdp import cache as caches
 from denoised_mdp.errors import UserError, one_line
@@ -28,6 +30,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _HELD_OUT = 0.1  # share of the clips that only evaluation sees
 _FORMS = {False: "gray", True: "rgb24"}  # as ffmpeg names them
 _SPLIT_SEED = 0  # the same in every environment, or training would see what another one holds out
+_AS_DECODED = b"2"  # another number where images are decoded otherwise than before
 _log = logging.getLogger(__name__)
 
 
@@ -36,21 +39,51 @@ class Unreadable(Exception):
 
 
 def find(directory: Path) -> list[Path]:
-    """The clips: every video file, and every folder with images in it; sorted.
+    """The clips: every video file, and every folder with images in it; sorted. Links are followed.
 
     Raises:
         UserError: there is none.
     """
     clips = []
-    for folder, _, names in os.walk(directory):
-        clips += [Path(folder, name) for name in names if name.lower().endswith(VIDEOS)]
+    for folder, names in _folders(directory):
+        clips += [folder / name for name in names if name.lower().endswith(VIDEOS)]
         if any(name.lower().endswith(IMAGES) for name in names):
-            clips.append(Path(folder))
+            clips.append(folder)
     if not clips:
         raise UserError(
             f"noise.source={directory} holds neither videos ({' '.join(VIDEOS)}) nor images ({' '.join(IMAGES)})"
         )
     return sorted(clips)
+
+
+def files(directory: Path) -> list[Path]:
+    """The files of all clips, in the order of `find`; none where that finds nothing."""
+    try:
+        clips = find(directory)
+    except UserError:
+        return []
+    return [file for clip in clips for file in (_images(clip) if clip.is_dir() else [clip])]
+
+
+def _folders(directory: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder with the names of its files, each once, by its own name rather than by a link to it."""
+    seen, starts = set(), [str(directory)]
+    for start in starts:  # which grows by the links that are found
+        for folder, inside, names in os.walk(start, onerror=lambda error: _leave_out(error.filename, error)):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                inside.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            starts += [path for name in sorted(inside) if os.path.islink(path := os.path.join(folder, name))]
+            for path in (Path(folder, name) for name in names if not name.lower().endswith(VIDEOS + IMAGES)):
+                if path.is_symlink() and not path.exists():  # to a folder, perhaps; a file's is named as it is read
+                    _leave_out(path, FileNotFoundError("the link leads nowhere"))
+            yield Path(folder), names
+
+
+def _leave_out(path: Path | str, error: Exception) -> None:
+    _warn(f"noise.source: {path} is left out, it cannot be read: {one_line(error)}")
 
 
 def check(directory: Path, size: int, colour: bool, cache: str | None) -> None:
@@ -149,17 +182,26 @@ def _frames_or_warning(clip: Path, size: int, colour: bool, cache: str | None) -
     try:
         return decoded(clip, size, colour, cache)
     except Unreadable as error:
-        _warn(f"noise.source: {clip} is left out, it cannot be read: {error}")
+        _leave_out(clip, error)
         return np.empty((0, size, size), np.uint8)
 
 
 def _fingerprint(clip: Path) -> str:
     """Of the content: a copy elsewhere has the same."""
-    digests = b""
-    for file in _images(clip) if clip.is_dir() else [clip]:
-        with file.open("rb") as opened:
-            digests += hashlib.file_digest(opened, "sha256").digest()
+    if not clip.is_dir():
+        return hashlib.sha256(_digest(clip)).hexdigest()[:32]
+    digests = _AS_DECODED
+    for file in _images(clip):
+        try:
+            digests += _digest(file)
+        except OSError as error:
+            _leave_out(file, error)
     return hashlib.sha256(digests).hexdigest()[:32]
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def _write(clip: Path, size: int, colour: bool, path: Path) -> None:
@@ -182,7 +224,7 @@ def _write(clip: Path, size: int, colour: bool, path: Path) -> None:
 def _write_video(clip: Path, size: int, colour: bool, file: BinaryIO) -> None:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-i", str(clip.absolute())]
     picture = f"scale={size}:{size}:flags=area,format={_FORMS[colour]}"
-    command += ["-map", "0:v:0", "-vf", picture, "-fps_mode", "passthrough", "-f", "rawvideo", "-"]
+    command += ["-map", "0:V:0", "-vf", picture, "-fps_mode", "passthrough", "-f", "rawvideo", "-"]
     done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=False, start_new_session=True)
     if done.returncode:
         raise Unreadable(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
@@ -192,12 +234,29 @@ def _write_images(folder: Path, size: int, colour: bool, file: BinaryIO) -> None
     for image in _images(folder):
         try:
             with Image.open(image) as opened:
-                resized = opened.convert("RGB" if colour else "L").resize((size, size), Image.Resampling.BILINEAR)
-        except (OSError, SyntaxError, ValueError) as error:  # which of them depends on the format and what is wrong
-            _warn(f"noise.source: {image} is left out, it cannot be read: {one_line(error)}")
+                resized = _as_seen(opened, colour).resize((size, size), Image.Resampling.BILINEAR)
+        except Exception as error:  # which one depends on the format and what is wrong
+            _leave_out(image, error)
         else:
             file.write(np.asarray(resized).tobytes())
 
 
+def _as_seen(image: Image.Image, colour: bool) -> Image.Image:
+    """As a viewer shows it: turned as its camera was held, transparent on black, 16 bits scaled and not cut."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.round(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("RGB" if colour else "L")
+
+
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(IMAGES))
+    """Those of a clip in their order, numbers by their value: frame2 before frame10. Hidden files are no frames."""
+    found = [path for path in folder.iterdir() if path.name.lower().endswith(IMAGES) and path.name[0] != "."]
+    return sorted(found, key=lambda path: (_numbered(path.stem), path.name))
+
+
+def _numbered(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,105 @@
+"""What a run depends on beside its settings: files of the user's, told by their content and not by their place.
+
+`sources.json` in a run's folder says what they were when the run began. No jax here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from denoised_mdp.config import Config
+from denoised_mdp.config import schema as settings
+from denoised_mdp.config.schema import Custom
+
+FILE = "sources.json"
+VIDEOS, CONSTRUCTOR = "noise.source", "env.constructor"
+PATHS = (VIDEOS, CONSTRUCTOR, "replay.source")  # settings that name a file or a folder
+_SAMPLE = 4096  # bytes from the middle of each file
+
+
+def differences(folder: Path, old: Config, new: Config) -> list[str]:
+    """`settings.differences` of the run in `folder`, that of `old`, but for paths that lead to the same."""
+    found = {text.split(":")[0]: text for text in settings.differences(old, new)}
+    moved = [name for name in PATHS if name in found and _same(folder, old, new, name)]
+    return [text for name, text in found.items() if name not in moved]
+
+
+def changed(folder: Path, config: Config) -> str | None:
+    """A sentence on videos that are not those with which the run in `folder` began, or None."""
+    before, now = _known(folder).get(VIDEOS), _identities(config).get(VIDEOS)
+    if before is None or now is None or before == now:
+        return None
+    return (
+        f"{VIDEOS}={config.noise.source} holds other files than when the run began, "
+        "so that its clips for training and for evaluation would be divided otherwise"
+    )
+
+
+def note(folder: Path, config: Config) -> None:
+    """Writes down what the run in `folder` depends on: its videos once, as they stay; its code as it is now."""
+    known = _known(folder)
+    found = _identities(config) | {name: known[name] for name in (VIDEOS,) if name in known}
+    if found != known:
+        partial = folder / f"{FILE}.partial"
+        partial.write_text(json.dumps(found, indent=1) + "\n")
+        partial.replace(folder / FILE)
+
+
+def _same(folder: Path, old: Config, new: Config, name: str) -> bool:
+    before, now = (_value(config, name) for config in (old, new))
+    if before is None or now is None:
+        return False
+    if name == CONSTRUCTOR:
+        (before, _, function), (now, _, other) = before.rpartition(":"), now.rpartition(":")
+        if function != other or not (before.endswith(".py") and now.endswith(".py")):
+            return False
+    if Path(before).expanduser().resolve() == Path(now).expanduser().resolve():
+        return True
+    known = _known(folder).get(name)
+    return known is not None and known == _identities(new).get(name)
+
+
+def _value(config: Config, name: str) -> str | None:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key, None)
+
+
+def _known(folder: Path) -> dict[str, str]:
+    """Nothing where it is not written down, as of the first runs, or cannot be read."""
+    try:
+        found = json.loads((folder / FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _identities(config: Config) -> dict[str, str]:
+    """What the run's files hold, by the setting that names them; without those that are missing."""
+    found, noise = {}, config.noise
+    folder = Path(noise.source).expanduser()
+    if (noise.video_background or noise.television) and folder.is_dir():
+        found[VIDEOS] = _of_videos(folder)
+    if isinstance(config.env, Custom):
+        file = Path(config.env.constructor.rpartition(":")[0]).expanduser()
+        if file.suffix == ".py" and file.is_file():
+            found[CONSTRUCTOR] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def _of_videos(folder: Path) -> str:
+    """Names, sizes and a sample of each file of the clips: all of them would take too long to read at every start."""
+    from denoised_mdp.envs.video import directory  # imageio, PIL: only for those who have such a folder
+
+    identity = hashlib.sha256()
+    for file in directory.files(folder):
+        identity.update(f"{file.relative_to(folder).as_posix()}\n".encode(errors="surrogateescape"))
+        try:
+            size = file.stat().st_size
+            with file.open("rb") as opened:
+                opened.seek(max(0, size // 2 - _SAMPLE // 2))
+                identity.update(f"{size}\n".encode() + opened.read(_SAMPLE))
+        except OSError:
+            identity.update(b"unreadable\n")
+    return identity.hexdigest()

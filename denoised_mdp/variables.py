@@ -1,0 +1,30 @@
+"""Environment variables that would make another run of this one, or none at all. No jax here."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+# Of jax: they change numbers, types or random streams, which a run's settings alone decide; and what is as usual.
+_IGNORED = {
+    "JAX_ENABLE_X64": ("0", "false", "off", "no", "f", "n", ""),
+    "JAX_DEFAULT_DTYPE_BITS": (),
+    "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32",),
+    "JAX_THREEFRY_PARTITIONABLE": ("1", "true", "on", "yes", "t", "y"),
+    "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
+}
+_log = logging.getLogger(__name__)
+
+
+def drop_what_changes_numbers() -> None:
+    """Takes out of the environment what would make other numbers of a run, and says so; before jax is imported."""
+    for name, usual in _IGNORED.items():
+        value = os.environ.pop(name, None)
+        if value is not None and value.lower() not in usual:
+            _log.warning("%s=%s is ignored: the run's settings alone decide about its numbers", name, value)
+
+
+def suspects(*beginnings: str) -> str:
+    """ "; NAME=value may be why", of the variables set whose names begin so; or nothing."""
+    found = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(beginnings)]
+    return f"; {', '.join(found)} may be why" if found else ""
