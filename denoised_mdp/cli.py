@@ -252,6 +252,7 @@ def _help(options_type: type[RunOptions]) -> str:
         default = "" if field.is_required() else f" (default {field.default})"
         lines.append(f"  {name:<14}{field.description or ''}{default}")
     lines += ["", "  render.backend=ray noise.source=DIR ...   the run's own settings of rendering and noise"]
+    lines += ["  env.constructor=FILE.py:FUNCTION          of a run in an environment of yours: the code that may run"]
     return "\n".join(lines)
 
 

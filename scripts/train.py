@@ -15,8 +15,8 @@ def check(config: Config) -> None:
     from denoised_mdp import envs
     from denoised_mdp.runs.replay import Replay
 
-    refuse_without_effect(config)
     envs.check(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
+    refuse_without_effect(config)
     envs.try_out(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
     if config.replay.source is not None:
         Replay.open(config.replay.source)
@@ -25,11 +25,19 @@ def check(config: Config) -> None:
 
 def refuse_without_effect(config: Config) -> None:
     """Settings of a new run that would change nothing."""
-    backend, name = config.render.backend, config.env.name
-    draws_itself = (name == "custom" and backend == "ray") or (name == "sunlight" and backend != "auto")
-    if draws_itself and not (Path(config.run_dir) / run_dir.CONFIG).exists():
+    from denoised_mdp.envs.video import PROCEDURAL
+
+    if (Path(config.run_dir) / run_dir.CONFIG).exists():
+        return
+    backend, name, noise = config.render.backend, config.env.name, config.noise
+    if (name == "custom" and backend == "ray") or (name == "sunlight" and backend != "auto"):
         raise UserError(
             f"render.backend={backend} has no effect on env={name}, which draws its own pictures: leave it out"
+        )
+    if noise.source not in PROCEDURAL and not (noise.video_background or noise.television):
+        raise UserError(
+            f"noise.source={noise.source} has no effect without noise.video_background=true (env=dmc) or "
+            "noise.television=true (env=robodesk): add one, or leave it out"
         )
 
 

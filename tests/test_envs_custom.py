@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from dm_env import specs
 from environments import play, same
+from test_envs_video import write_images
 
 import train as train_script
 from denoised_mdp.config import compose
@@ -374,6 +375,13 @@ def test_a_rendering_backend_that_has_no_effect_is_refused_of_a_new_run(tmp_path
         with pytest.raises(UserError, match=r"^render.backend=(ray|egl) has no effect on env=(custom|sunlight), which"):
             train_script.check(config)
         (tmp_path / "config.yaml").touch()  # a run that has begun goes on
+        train_script.check(config)
+
+
+def test_videos_that_nothing_shows_are_refused_of_a_new_run(tmp_path):
+    write_images(tmp_path / "videos" / "a", 50)
+    config = compose.compose(["env=sunlight", f"noise.source={tmp_path}/videos", f"run_dir={tmp_path}/run"])
+    with pytest.raises(UserError, match=r"has no effect without noise\.video_background=true"):
         train_script.check(config)
 
 
