@@ -247,8 +247,14 @@ def test_replayed_states_are_worth_the_lambda_return_along_their_sequence():
     values, rewards = critic(X.features)[..., 0], jax.jit(world_model.x_reward)(X)
     returns = lambda_return(rewards, values, jnp.full((T, B), 0.9), 0.8)
     expected = np.mean(0.5 * (np.asarray(values[:-1]) - np.asarray(returns)) ** 2 + 0.5 * np.log(2 * np.pi))
-    loss = jax.jit(lambda w: dynamics.replay_critic_loss(critic, w, X, None))(world_model)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    loss = jax.jit(lambda first: dynamics.replay_critic_loss(critic, world_model, X, first, None))
+    np.testing.assert_allclose(loss(jnp.zeros((T, B), bool)), expected, rtol=1e-5)
+
+    whole = jnp.zeros((T, B), bool).at[2].set(True)  # two episodes, of rows 0 and 1, and from row 2 on
+    parts = [lambda_return(rewards[rows], values[rows], jnp.full((2, B), 0.9), 0.8) for rows in (slice(2), slice(2, 4))]
+    errors = [np.asarray(values[row] - part[0]) for row, part in zip((0, 2), parts, strict=True)]
+    expected = sum(np.sum(0.5 * e**2 + 0.5 * np.log(2 * np.pi)) for e in errors) / ((T - 1) * B)
+    np.testing.assert_allclose(loss(whole), expected, rtol=1e-5)
 
 
 def test_nothing_is_imagined_from_the_rows_of_burn_in():

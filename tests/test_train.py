@@ -183,7 +183,15 @@ def test_a_folder_takes_one_process_at_a_time(tmp_path, monkeypatch, caplog):
     assert path.read_bytes().startswith(b"".join(lines)) and read_metrics(Path(config.run_dir))[-1]["env_step"] == 90
 
 
-def test_a_lost_connection_saves_what_was_done(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def hangups_count():
+    """SIGHUP as in a terminal, though the tests may themselves run under nohup, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_lost_connection_saves_what_was_done(tmp_path, monkeypatch, capsys, hangups_count):
     monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
     config, collect = compose(hop(tmp_path, steps=3)), loop.Training._collect
 

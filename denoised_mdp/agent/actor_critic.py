@@ -180,10 +180,9 @@ class DynamicsLearner:
     ) -> tuple[ActorCritic, dict[str, jax.Array]]:
         """One step of actor and critic from posterior states x [T, B], imagined from every `start_every`-th.
 
-        Rows before `burn_in` are not begun from: what is believed there rests on too few pictures. The batch itself is
-        not used: all that counts happens in imagination, and in x.
+        Rows before `burn_in` are not begun from: what is believed there rests on too few pictures. Of the batch only
+        the ends of episodes count, and only for `replay_critic_loss`: all else happens in imagination.
         """
-        del batch
         x = jax.lax.stop_gradient(x)
         starts = jax.tree.map(lambda v: v[self.burn_in :].reshape(-1, v.shape[-1])[:: self.start_every], x)
         starts = jax.tree.map(spread, starts)
@@ -205,7 +204,9 @@ class DynamicsLearner:
             gradients, (starts, action_noise, state_noise), (0, 1, 1), at_a_time=ROLLOUTS_IN_CACHE
         )
         if self.replay_critic_weight:
-            of_replay = jax.grad(self.replay_critic_loss)(state.critic, world_model, x, state.slow_critic)
+            of_replay = jax.grad(self.replay_critic_loss)(
+                state.critic, world_model, x, jnp.asarray(batch.is_first), state.slow_critic
+            )
             of_critic = jax.tree.map(lambda g, r: g + self.replay_critic_weight * r, of_critic, of_replay)
         actor, actor_moments, actor_norm = self.actor_optimizer.step(state.actor, of_actor, state.actor_moments)
         critic, critic_moments, critic_norm = self.critic_optimizer.step(state.critic, of_critic, state.critic_moments)
@@ -265,13 +266,17 @@ class DynamicsLearner:
             nll = nll + self.slow_critic_weight * values.nll(outputs, slow)
         return jnp.mean(weights * nll)
 
-    def replay_critic_loss(self, critic, world_model, x, slow_critic):
+    def replay_critic_loss(self, critic, world_model, x, is_first, slow_critic):
         """-log p(return | x) of replayed states x [T, B], whose lambda-returns are of x's reward along the sequence.
 
-        So values are tied to states that were met, a fallen robot's too, and not to imagined ones alone.
+        So values are tied to states that were met, a fallen robot's too, and not to imagined ones alone. Before a row
+        that is_first [T, B] another episode ends: its last value stands for what would have followed, and is no target.
         """
         values = VALUES[self.values]
         met = values.mean((critic if slow_critic is None else slow_critic)(x.features))
         discounts = self.discount * world_model.continuation(x)
-        returns = lambda_return(world_model.x_reward(x), met, discounts, self.lambda_)
-        return jnp.mean(values.nll(critic(x.features)[:-1], jax.lax.stop_gradient(returns)))
+        ends = jnp.concatenate([is_first[1:], jnp.zeros_like(is_first[:1])])
+        rewards = jnp.where(ends, met, world_model.x_reward(x))
+        returns = lambda_return(rewards, met, jnp.where(ends, 0.0, discounts), self.lambda_)
+        nll = values.nll(critic(x.features)[:-1], jax.lax.stop_gradient(returns))
+        return jnp.mean(jnp.where(ends[:-1], 0.0, nll))
