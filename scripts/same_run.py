@@ -1,0 +1,55 @@
+"""Whether two runs are the same, byte for byte but for speed: same_run.py RUN RUN [--finished-later]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def main() -> None:
+    """Prints what differs, and ends with 1 if anything does."""
+    parser = argparse.ArgumentParser(description="Compares parameters, replay, progress and metrics of two runs.")
+    parser.add_argument("runs", type=Path, nargs=2)
+    parser.add_argument(
+        "--finished-later", action="store_true", help="the second was stopped and gone on with: evaluations at the stop"
+    )
+    options = parser.parse_args()
+    first, second = (sorted(_folders(run)) for run in options.runs)
+    found = [f"{len(first)} and {len(second)} runs"] if len(first) != len(second) else []
+    for a, b in zip(first, second, strict=False):
+        found += differences(a, b, finished_later=options.finished_later)
+    print(f"{options.runs[0].name} and {options.runs[1].name}: {'; '.join(found) if found else 'the same'}")
+    raise SystemExit(bool(found))
+
+
+def _folders(run: Path) -> Iterator[Path]:
+    """The run, or those of its seeds."""
+    yield from [path.parent for path in run.glob("**/metrics.jsonl")]
+
+
+def differences(first: Path, second: Path, *, finished_later: bool) -> list[str]:
+    """What differs between two runs; nothing if they are the same."""
+    newest = [max((run / "checkpoints").iterdir(), key=lambda path: path.name) for run in (first, second)]
+    if newest[0].name != newest[1].name:
+        return [f"checkpoints of env steps {int(newest[0].name)} and {int(newest[1].name)}"]
+    pairs = {f"checkpoint/{path.name}": (path, newest[1] / path.name) for path in sorted(newest[0].iterdir())}
+    pairs |= {f"replay/{path.name}": (path, second / "replay" / path.name) for path in (first / "replay").iterdir()}
+    found = [name for name, (a, b) in pairs.items() if not b.is_file() or a.read_bytes() != b.read_bytes()]
+    if (metrics := _metrics(first, finished_later)) != (other := _metrics(second, finished_later)):
+        wrong = next((i for i, (a, b) in enumerate(zip(metrics, other, strict=False)) if a != b), "the end")
+        found.append(f"metrics.jsonl from its line {wrong} on")
+    return found
+
+
+def _metrics(run: Path, finished_later: bool) -> list[dict[str, float]]:
+    """The lines without speed; where one run was stopped between, without what is evaluated at a run's end."""
+    skipped = ("speed/", "evaluate/") if finished_later else ("speed/",)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.strip()]
+    kept = [{name: value for name, value in line.items() if not name.startswith(skipped)} for line in lines]
+    return [line for line in kept if len(line) > 1]
+
+
+if __name__ == "__main__":
+    main()
