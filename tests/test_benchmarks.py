@@ -19,19 +19,26 @@ A = 6
 
 def done_twice(config) -> int:
     """What is traced without need, and mostly not compiled: the critic's values once more, the gradient of the last of
-    them, which is 0, and that of the pictures which the first convolution sees."""
+    them, which is 0, the slow critic's last, and the gradient of the pictures which the first convolution sees."""
     policy, model, train = config.policy, config.model, config.train
-    starts = -(-train.batch_size * train.batch_length // policy.start_every)
-    widths = [model.x.belief + model.x.state, *policy.critic_widths, 1]
+    starts = -(-train.batch_size * (train.batch_length - policy.burn_in) // policy.start_every)
+    bins = 63 if policy.critic == "two_hot" else 0
+    widths = [model.x.belief + model.x.state, *policy.critic_widths, bins or 1]
     layers = [n * m for n, m in pairwise(widths)]
-    critic = 2 * starts * (policy.horizon * sum(layers) + 2 * sum(layers) - layers[0])
+    twice = 2 * starts * (policy.horizon * sum(layers) + 2 * sum(layers) - layers[0])
+    if policy.slow_critic_weight:
+        twice += 2 * starts * sum(layers)
+    if policy.replay_critic_weight:
+        twice += 2 * train.batch_size * (3 * sum(layers) - layers[0])
     if model.encoder == "patch":
-        return critic
-    return critic + 2 * train.batch_size * train.batch_length * (31 * 31 * 4 * 4 * 3 * model.conv_features)
+        return twice
+    return twice + 2 * train.batch_size * train.batch_length * (31 * 31 * 4 * 4 * 3 * model.conv_features)
 
 
 @pytest.mark.parametrize(
-    "overrides", [["size=paper"], ["size=small", "model=xyz", "model.continue_head=true"]], ids=str
+    "overrides",
+    [["size=paper"], ["size=plain", "model=xyz", "model.continue_head=true"], ["size=small"]],
+    ids=str,
 )
 def test_arithmetic_by_hand_is_the_traced_program_s(overrides):
     config = compose(overrides)

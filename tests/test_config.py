@@ -231,7 +231,14 @@ def test_several_mistakes_are_told_at_once():
 
 def test_limits_themselves_are_allowed():
     made = compose.compose(
-        ["train.batch_length=501", "train.batch_size=2", "policy.start_every=1002", "policy.horizon=2", "model.beta=1"]
+        [
+            "size=plain",
+            "train.batch_length=501",
+            "train.batch_size=2",
+            "policy.start_every=1002",
+            "policy.horizon=2",
+            "model.beta=1",
+        ]
     )
     assert made.train.batch_length == 501
     with pytest.raises(UserError, match=r"train\.prefill"):  # it delays the updates even where nothing is collected

@@ -294,8 +294,8 @@ def test_a_varied_force_is_held_for_two_to_sixteen_steps():
     ("override", "told"),
     [
         ("model.decode_every=3", "must divide train.batch_size=16"),
-        ("policy.burn_in=16", "must be below train.batch_length=16"),
-        ("policy.start_every=300", "must not exceed the 256 states"),
+        ("policy.burn_in=32", "must be below train.batch_length=32"),
+        ("policy.start_every=600", "must not exceed the 448 states"),
         ("policy.critic=three_hot", "two_hot"),
         ("model.norm=batch", "rms"),
     ],

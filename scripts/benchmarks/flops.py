@@ -50,27 +50,35 @@ def of_model(config: Config, action_size: int) -> dict[str, int]:
 
 
 def of_policy(config: Config, action_size: int) -> dict[str, int]:
-    """FLOP of one update of actor and critic, by part: imagination, through which gradients flow, and the critic."""
-    policy, model = config.policy, config.model
+    """FLOP of one update of actor and critic, by part: imagination, through which gradients flow, and the critic's."""
+    policy, model, train = config.policy, config.model, config.train
     if not isinstance(policy, DynamicsPolicy):
         raise ValueError(f"policy={policy.name}: only the arithmetic of policy=dynamics has been counted")
-    if policy.gradient != "dynamics" or policy.slow_critic_weight or policy.replay_critic_weight:
-        raise ValueError("only the arithmetic of gradient=dynamics with a critic of imagined states has been counted")
-    rows = config.train.batch_size * (config.train.batch_length - policy.burn_in)
-    starts = -(-rows // policy.start_every)
+    if policy.gradient != "dynamics":
+        raise ValueError(f"policy.gradient={policy.gradient}: only the arithmetic of dynamics has been counted")
+    starts = -(-train.batch_size * (train.batch_length - policy.burn_in) // policy.start_every)
     x = model.x.belief + model.x.state
     actor = [x, *policy.actor_widths, 2 * action_size]
     critic = [x, *policy.critic_widths, VALUES[policy.critic].outputs]
+    value = _dense(*critic) + (critic[-1] if policy.critic == "two_hot" else 0)  # the mean over bins is a product too
     head = _dense(x, *model.reward_widths, 1)
     heads, at_the_start = (2 * head, head) if model.continue_head else (head, 0)
-    fixed = _prior(model.x.state + action_size, 1, model.x.belief, model.x.state) + heads + _dense(*critic)
+    fixed = _prior(model.x.state + action_size, 1, model.x.belief, model.x.state) + heads + value
     # Nothing wants the gradient of an MLP's first product to the stopped latent that goes in.
     of_actor = ALL * _dense(*actor) - TO_INPUTS * actor[0] * actor[1]
     of_critic = (TO_WEIGHTS + TO_INPUTS) * _dense(*critic) - TO_INPUTS * critic[0] * critic[1]  # the values are there
+    of_slow = value if policy.slow_critic_weight else 0
     return {
         "imagination": 2 * starts * (policy.horizon * (of_actor + (FORWARD + TO_INPUTS) * fixed) + at_the_start),
-        "critic": 2 * starts * (policy.horizon - 1) * of_critic,
-    }
+        "critic": 2 * starts * (policy.horizon - 1) * (of_critic + of_slow),
+    } | ({"replay_critic": _replay_critic(config, value, heads, of_critic)} if policy.replay_critic_weight else {})
+
+
+def _replay_critic(config: Config, value: int, heads: int, of_critic: int) -> int:
+    """FLOP of the critic's loss on replayed states; of their last row only the value and x's reward are needed."""
+    length = config.train.batch_length
+    outputs = value - (VALUES["two_hot"].outputs if config.policy.critic == "two_hot" else 0)
+    return 2 * config.train.batch_size * (length * (value + heads) + (length - 1) * (FORWARD * outputs + of_critic))
 
 
 def encoder_products(config: Config) -> tuple[int, int]:
