@@ -1,18 +1,16 @@
 """From the command line to a checked configuration, with every mistake of a user told in one line.
 
-A training script ends with
+A training command is
 
-    if __name__ == "__main__":
-        cli.train(main, check=check)  # main(*configs), one of each seed; check(config)
+    cli.train(main, check=check)  # main(*configs), one of each seed; check(config)
 
-and a script about a run that exists with
+and one about a run that exists
 
     class Options(cli.RunOptions):
         '''What the script does, for its help.'''
         episodes: Size = Field(10, description="how many")
 
-    if __name__ == "__main__":
-        cli.look(main, Options)  # main(config, checkpoint, options)
+    cli.look(main, Options)  # main(config, checkpoint, options)
 
 Hydra composes the configuration, and runs sweeps (-m); it writes nothing for a single run. A UserError ends a script
 with exit code 2 and one line on stderr, or with its traceback where HYDRA_FULL_ERROR=1 is set.
@@ -42,7 +40,17 @@ from pydantic import Field, ValidationError
 
 from denoised_mdp import variables
 from denoised_mdp.config import schema as settings
-from denoised_mdp.config.compose import CONFIGS, at_home, check_override, compose_seeds, parse_overrides, resolve
+from denoised_mdp.config.compose import (
+    CONFIGS,
+    SEARCHPATH,
+    at_home,
+    check_override,
+    compose_seeds,
+    groups,
+    parse_overrides,
+    quoted,
+    resolve,
+)
 from denoised_mdp.config.schema import Config, Count, Place, Settings, Text
 from denoised_mdp.errors import UserError, did_you_mean, one_line, unwritable, user_errors
 from denoised_mdp.runs import run_dir, sources
@@ -68,8 +76,11 @@ def train(main: Callable[..., None], *, check: Callable[[Config], object] = lamb
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises what it would print in many lines
     with _one_line_errors(with_traceback):
         args = _parse_args(sys.argv[1:])
-        jobs = [compose_seeds(job) for job in _jobs(args.overrides, sweep=args.multirun)]
+        overrides = [*args.overrides, *_searchpath(args)]
+        jobs = [compose_seeds(job) for job in _jobs(overrides, sweep=args.multirun)]
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+            if args.help:  # among the overrides, which come first
+                sys.argv.insert(1, f"hydra.help.app_name={quoted(invocation())}")
             _hydra(main)
             return
         configs = list(itertools.chain(*jobs))
@@ -141,7 +152,7 @@ def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(list(argv))
     if args.multirun and (args.cfg or args.info):
         raise UserError("--cfg and --info show one run, -m makes several: leave one out")
-    for option in ("config_path", "config_name", "config_dir", "experimental_rerun"):
+    for option in ("config_path", "config_name", "experimental_rerun"):
         if getattr(args, option, None) is not None:
             raise UserError(f"--{option.replace('_', '-')} is not for this script: settings live in {CONFIGS}")
     # Hydra parses them again, and would not find overrides between options.
@@ -149,11 +160,23 @@ def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def _searchpath(args: argparse.Namespace) -> list[str]:
+    """What --config-dir, a user's folder of more choices, is as an override."""
+    if args.config_dir is None:
+        return []
+    folder = Path(args.config_dir).absolute()
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {args.config_dir}: there is no such folder")
+    if any(text.startswith(f"{SEARCHPATH}=") for text in args.overrides):
+        raise UserError(f"--config-dir and {SEARCHPATH} both name folders of settings: name all in the second")
+    return [f"{SEARCHPATH}=[{quoted(f'file://{folder}')}]"]
+
+
 def _jobs(overrides: Sequence[str], *, sweep: bool) -> list[list[str]]:
     """The overrides of each job: all combinations of a sweep's values, or the one job."""
-    alternatives = []
+    alternatives, known = [], groups(overrides)
     for override in parse_overrides(overrides):
-        check_override(override)
+        check_override(override, known)
         key = override.get_key_element()
         if override.is_sweep_override():
             if not sweep:
@@ -175,6 +198,11 @@ def _refuse_shared_run_dirs(configs: Sequence[Config]) -> None:
                 "as in 'run_dir=runs/try-${seed}'"
             )
         seen.add(config.run_dir)
+
+
+def invocation() -> str:
+    """How this process was called, for its help: python scripts/train.py, or denoised-mdp train."""
+    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
 
 
 class RunOptions(Settings):
@@ -247,7 +275,7 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
 
 
 def _help(options_type: type[RunOptions]) -> str:
-    lines = [options_type.__doc__ or "", "", f"usage: python {sys.argv[0]} run_dir=RUN [key=value ...]", ""]
+    lines = [options_type.__doc__ or "", "", f"usage: {invocation()} run_dir=RUN [key=value ...]", ""]
     for name, field in options_type.model_fields.items():
         default = "" if field.is_required() else f" (default {field.default})"
         lines.append(f"  {name:<14}{field.description or ''}{default}")

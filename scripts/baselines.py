@@ -1,62 +1,6 @@
 """What a task pays without learning: python scripts/baselines.py walker_walk --out baselines.json"""
 
-from __future__ import annotations
-
-import argparse
-import json
-
-import numpy as np
-
-from denoised_mdp import envs
-from denoised_mdp.errors import UserError, at_least, output
-
-
-def main() -> None:
-    """Prints, and writes if asked to, the random policy's return and the best constant action's."""
-    parser = argparse.ArgumentParser(description="What a task pays a random policy, and a constant action at best.")
-    parser.add_argument("task", help="a task of the dm_control suite, such as walker_walk")
-    parser.add_argument("--action-repeat", type=at_least(1), default=2, help="frames per random action (default 2)")
-    parser.add_argument("--episodes", type=at_least(1), default=20, help="per policy (default 20)")
-    parser.add_argument("--candidates", type=at_least(1), default=200, help="constant actions to try (default 200)")
-    parser.add_argument("--seed", type=at_least(0), default=0)
-    parser.add_argument("--out", type=output(), help="a JSON file to write")
-    options = parser.parse_args()
-    try:
-        env = {"name": "dmc", "task": options.task, "image_size": 64}
-        envs.check(env=env, render={"backend": "ray"}, noise=envs.NO_NOISE)
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
-
-    from denoised_mdp.analysis import baselines
-    from denoised_mdp.envs.dmc import TASKS, DeepMindControl
-
-    world = DeepMindControl(
-        *TASKS[options.task],
-        seed=options.seed,
-        backend="ray",
-        quality="fast",
-        camera=0,
-        image_size=64,
-        background=False,
-    )
-    rng = np.random.default_rng(options.seed)
-    random = baselines.random_returns(world, rng, episodes=options.episodes, action_repeat=options.action_repeat)
-    action, constant = baselines.best_constant(world, rng, candidates=options.candidates, episodes=options.episodes)
-    report = {
-        "task": options.task,
-        "action_repeat": options.action_repeat,
-        "random_mean": random.mean(),
-        "random_returns": random.tolist(),
-        "best_constant_mean": constant.mean(),
-        "best_constant_action": action.tolist(),
-        "best_constant_returns": constant.tolist(),
-        "constants_tried": options.candidates + 1,
-    }
-    print(f"{options.task}: random policy {random.mean():.1f}, best constant action {constant.mean():.1f}")
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-
+from denoised_mdp.commands.baselines import command
 
 if __name__ == "__main__":
-    main()
+    command()

@@ -1,48 +1,6 @@
 """Returns of a trained agent in held-out environments: python scripts/evaluate.py run_dir=runs/try"""
 
-from __future__ import annotations
-
-import json
-from pathlib import Path
-
-from pydantic import Field
-
-from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Count, Size
-
-
-class Options(cli.RunOptions):
-    """Returns of a trained agent in held-out environments, with a confidence interval, as a JSON file in the run."""
-
-    episodes: Size = Field(10, description="how many, each in an environment of its own")
-    workers: Count = Field(0, description="processes that the environments are dealt out to; 0: none beside this one")
-
-
-def main(config: Config, checkpoint: Path, options: Options) -> None:
-    """Prints the summary and writes it, with every return, to run_dir/evaluation-<env step>-seed<seed>.json."""
-    import jax
-
-    from denoised_mdp.runs.evaluation import evaluation_envs, load_agent, rollout, summary
-
-    envs = evaluation_envs(config, episodes=options.episodes, seed=options.seed, workers=options.workers)
-    agent, state = load_agent(config, envs[0].action_size, checkpoint)
-    episodes = rollout(agent, state, envs, jax.random.key(options.seed), seed=options.seed)
-    numbers = summary(episodes)
-    report = {
-        "env_step": int(checkpoint.name),
-        "seed": options.seed,
-        "render": config.render.model_dump(),
-        "noise": config.noise.model_dump(),
-        **{name.removeprefix("evaluate/"): value for name, value in numbers.items()},
-        "returns": [episode.episode_return for episode in episodes],
-    }
-    path = Path(options.run_dir) / f"evaluation-{checkpoint.name}-seed{options.seed}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(
-        f"return {report['return_mean']:.1f}, 95% confidence {report['return_low']:.1f} to "
-        f"{report['return_high']:.1f}, {options.episodes} episodes at env step {report['env_step']}: {path}"
-    )
-
+from denoised_mdp.commands.evaluate import command
 
 if __name__ == "__main__":
-    cli.look(main, Options)
+    command()

@@ -319,14 +319,14 @@ def test_sweep_goes_on_after_a_failure_and_tells_it(script):
 def test_help_and_cfg(script):
     done, left = script("--help")
     assert done.returncode == 0 and left == []
-    for group, choices in compose._groups().items():
+    for group, choices in compose.groups().items():
         line = re.search(rf"^ +{group} +(\S.*)$", done.stdout, re.MULTILINE)
         assert line, group
         for choice in choices:
             told = re.escape("paper/TASK_VARIANT[_sac]") if choice.startswith("paper/") else rf"\b{choice}\b"
             assert re.search(told, line[1]), f"{group}={choice} is not in the help"
     mentioned = set(re.findall(r"([a-z_][a-z_.]*)=", done.stdout)) - {"key", "group"}
-    assert mentioned and mentioned <= {*schema.names(), *compose._groups()}
+    assert mentioned and mentioned <= {*schema.names(), *compose.groups()}
 
     done, left = script("--cfg", "job", "seed=7", "model.beta=0.5")
     assert done.returncode == 0 and left == []

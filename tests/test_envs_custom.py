@@ -17,7 +17,7 @@ from dm_env import specs
 from environments import play, same
 from test_envs_video import write_images
 
-import train as train_script
+from denoised_mdp.commands import train as train_script
 from denoised_mdp.config import compose
 from denoised_mdp.envs import Env, custom
 from denoised_mdp.envs.render import backend

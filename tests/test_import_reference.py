@@ -1,6 +1,6 @@
 """Weights of the reference become a run of ours, and what does not fit is named."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from collections import OrderedDict, defaultdict
@@ -12,6 +12,7 @@ import pytest
 
 from denoised_mdp import cli
 from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.commands import import_reference
 from denoised_mdp.config.compose import compose
 from denoised_mdp.config.schema import DynamicsPolicy
 from denoised_mdp.errors import UserError
@@ -24,15 +25,6 @@ GOLDEN = ROOT / "tests" / "golden" / "xyz_64.npz"
 TINY = ["size=paper", "model.conv_features=1", "model.embedding=6", "model.decoder_hidden=5", "model.reward_widths=[4]"]
 TINY += ["policy.actor_widths=[4,3]", "policy.critic_widths=[3]", "model=xyz", "model.x={belief:4,state:3}"]
 TINY += ["model.y={belief:3,state:2}", "model.z={belief:2,state:1}", "model.z_prior_uses_y=false"]
-
-
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pydantic looks its types up there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +129,13 @@ def imported(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("imported")
     np.savez(folder / "tiny.npz", **{f"weight/{name}": array for name, array in tiny[1].items()})
     settings = [*WORLD, "model.alpha=2", "policy.horizon=3", f"run_dir={folder / 'run'}"]
-    script("import_reference").import_weights(folder / "tiny.npz", settings)
+    import_reference.import_weights(folder / "tiny.npz", settings)
     return folder / "run"
 
 
 def test_an_imported_run_is_evaluated_and_looked_at(imported, tiny, capsys):
     for name in ("evaluate", "visualize"):
-        module = script(name)
+        module = importlib.import_module(f"denoised_mdp.commands.{name}")
         module.main(*cli.parse_run_options(module.Options, [f"run_dir={imported}", "episodes=1"]))
         assert "return" in capsys.readouterr().out
     assert len(list((imported / "visualize").iterdir())) == 2
@@ -161,7 +153,7 @@ def test_an_imported_run_cannot_be_trained(imported):
 
 def test_actions_that_do_not_fit_the_task_are_noted(tmp_path, capsys):
     settings = [*WORLD, f"run_dir={tmp_path / 'run'}"]
-    script("import_reference").import_weights(GOLDEN, settings)
+    import_reference.import_weights(GOLDEN, settings)
     told = capsys.readouterr()
     assert "x 6+4, y 5+3, z 4+2; 64 pixels, 3 actions" in told.out
     assert "env.task=cartpole_balance takes 1 actions, these weights have 3" in told.err
@@ -182,7 +174,7 @@ def test_actions_that_do_not_fit_the_task_are_noted(tmp_path, capsys):
 def test_wrong_settings_are_one_clear_line_and_write_nothing(tmp_path, settings, message):
     settings = [text.replace("RUN", str(tmp_path / "run")) for text in settings]
     with pytest.raises(UserError, match=message) as caught:
-        script("import_reference").import_weights(GOLDEN, settings)
+        import_reference.import_weights(GOLDEN, settings)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 

@@ -1,6 +1,5 @@
 """The reference's numbers, computed by the functions that training calls; and a checker that can fail."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from denoised_mdp.agent import Agent
+from denoised_mdp.commands import check_parity
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.reference import parity, weights
@@ -173,15 +173,10 @@ def own_file(**changes: Any) -> dict[str, np.ndarray]:
 
 
 def test_the_script_tells_and_fails(dreamer, tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("check_parity", ROOT / "scripts" / "check_parity.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
     def exit_code(*arguments: object) -> object:
         monkeypatch.setattr(sys, "argv", ["check_parity.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            script.main()
+            check_parity.command()
         return caught.value.code
 
     assert exit_code(GOLDEN / "dreamer_64.npz") == 0

@@ -1,8 +1,6 @@
 """Joints from pictures: who is trained and tested on what, what is learned, and the script's files."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +13,7 @@ from denoised_mdp import cli
 from denoised_mdp.agent import Agent
 from denoised_mdp.analysis.recordings import Recording, Recordings
 from denoised_mdp.analysis.regression import Schedule, regress, split
+from denoised_mdp.commands import regress as regress_command
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.model.nets import PatchEncoder
@@ -145,16 +144,6 @@ def test_weight_decay_is_added_to_the_gradient():
     np.testing.assert_allclose(ours, theirs)
 
 
-def script():
-    path = Path(__file__).resolve().parent.parent / "scripts" / "regress.py"
-    spec = importlib.util.spec_from_file_location("regress", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["regress"] = module  # its annotations are looked up there
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """An untrained run, of short episodes."""
@@ -168,11 +157,10 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_the_script_writes_a_report_from_a_run_of_any_model(run, tmp_path, capsys):
-    regress_script = script()
     short = ["factor=curtain", "sizes=[10,30]", "updates=20", "batch_size=8"]
     short += ["clips=2", "repeats=2", "policies=[uniform]"]
     arguments = [f"run_dir={run}", f"out={tmp_path}", f"data={tmp_path / 'pairs.npz'}", *short]
-    regress_script.main(*cli.parse_run_options(regress_script.Options, arguments))
+    regress_command.main(*cli.parse_run_options(regress_command.Options, arguments))
     told = capsys.readouterr().out
     assert told.count("30 rows: mse ") == 3 and "regress.png" in told
     report = json.loads((tmp_path / "regress.json").read_text())
@@ -182,6 +170,6 @@ def test_the_script_writes_a_report_from_a_run_of_any_model(run, tmp_path, capsy
     assert "| 30 | " in text and "a new encoder" in text and (tmp_path / "regress.png").stat().st_size > 10_000
     again = [*arguments, "encoders=[frozen]", "factor=position"]
     with pytest.raises(UserError, match="factor=position: this world has no such factor, only curtain, "):
-        regress_script.main(*cli.parse_run_options(regress_script.Options, again))
+        regress_command.main(*cli.parse_run_options(regress_command.Options, again))
     with pytest.raises(UserError, match=r"encoders\.0=warm: should be 'finetuned', 'frozen' or 'scratch'"):
-        cli.parse_run_options(regress_script.Options, [*arguments, "encoders=[warm]"])
+        cli.parse_run_options(regress_command.Options, [*arguments, "encoders=[warm]"])

@@ -5,6 +5,7 @@ Hydra composes; what it would say of a mistake in many lines, or not at all, is 
 
 from __future__ import annotations
 
+import importlib.resources
 import os
 import re
 import zlib
@@ -23,9 +24,15 @@ from denoised_mdp.config import Config
 from denoised_mdp.config import schema as settings
 from denoised_mdp.errors import UserError, did_you_mean, nearest, one_line
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A folder of an installed package; in a checkout a link to the one beside it, which not every copy of files keeps.
+_PLACES = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+CONFIGS = next(filter(Path.is_dir, _PLACES), _PLACES[0]).resolve()
+SEARCHPATH = "hydra.searchpath"  # the setting of Hydra that names folders of configurations beside ours
 TOLD = 8  # choices of a group named in an error; the rest are counted
 NAMED = ("env", "env.task", "noise", "model", "size", "seed", "seeds")  # what the name of every run tells
+
+Groups = dict[str, list[str]]  # the choices of each group
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -43,11 +50,12 @@ def compose_seeds(overrides: Sequence[str]) -> list[Config]:
         UserError: an override that is malformed or names nothing, a value that is wrong.
     """
     overrides = [at_home(text) for text in overrides]
+    known = groups(overrides)
     for override in parse_overrides(overrides):
-        check_override(override)
+        check_override(override, known)
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra.compose("config", [_forced(text) for text in overrides], return_hydra_config=True)
+            composed = hydra.compose("config", [_forced(text, known) for text in overrides], return_hydra_config=True)
         return resolve(composed, composed.hydra)
     except (HydraException, OmegaConfBaseException) as error:
         # The first lines say it, the rest is where Hydra looked and how OmegaConf calls it.
@@ -55,11 +63,11 @@ def compose_seeds(overrides: Sequence[str]) -> list[Config]:
         raise UserError(text + ("; pip install hydra-submitit-launcher" if "submitit" in text else "")) from error
 
 
-def _forced(text: str) -> str:
+def _forced(text: str, groups: Groups) -> str:
     """The override, forced where it is of a setting: `parse` says best that the chosen `policy` does not have it."""
     (override,) = parse_overrides([text])
     key = override.key_or_group
-    return f"++{text}" if key in settings.names() and key not in _groups() else text
+    return f"++{text}" if key in settings.names() and key not in groups else text
 
 
 def resolve(values: DictConfig, hydra_config: Any) -> list[Config]:
@@ -148,10 +156,11 @@ def at_home(text: str) -> str:
     parts = value.split(",")
     if not any(part.startswith("~") for part in parts):
         return text
-    return f"{key}={','.join(_quoted(os.path.expanduser(part)) if part[:1] == '~' else part for part in parts)}"
+    return f"{key}={','.join(quoted(os.path.expanduser(part)) if part[:1] == '~' else part for part in parts)}"
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
+    """A value as an override has it: in quotation marks, unless it is plain."""
     return value if re.fullmatch(r"[\w./-]+", value) else '"' + value.replace('"', '\\"') + '"'
 
 
@@ -162,8 +171,8 @@ def _hint(text: str) -> str:
     return f", and a value with special characters is quoted twice: '{key}=\"{value}\"'"
 
 
-def check_override(override: Override) -> None:
-    """That an override names a group with its choices, or a setting.
+def check_override(override: Override, groups: Groups) -> None:
+    """That an override names one of the groups with its choices, or a setting.
 
     Raises:
         UserError: it does not; the nearest names are told.
@@ -173,7 +182,7 @@ def check_override(override: Override) -> None:
         raise UserError(f"{text}: name the values of a sweep, as a,b,c")
     if key.split(".")[0].split("/")[0] == "hydra":
         return
-    groups, names = _groups(), settings.names()
+    names = settings.names()
     if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
         known = f"; write {key}=..." if key in groups or key in names else did_you_mean(key, [*groups, *names])
         raise UserError(f"{text}: settings can be changed, not added or removed{known}")
@@ -201,12 +210,40 @@ def _named(key: str, value: Any) -> Iterator[str]:
             yield from _named(f"{key}.{name}", inner)
 
 
-def _groups() -> dict[str, list[str]]:
-    """The configuration groups and their choices: folders and files of `configs/`."""
+def groups(overrides: Sequence[str] = ()) -> Groups:
+    """The configuration groups and their choices: folders and files of `configs/`, and of a search path in `overrides`.
+
+    Raises:
+        UserError: a folder is not there.
+    """
     if not CONFIGS.is_dir():
-        raise UserError(f"{CONFIGS} is missing: run the scripts from a checkout, installed with pip install -e .")
-    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra")
-    return {
-        folder.name: sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
-        for folder in folders
-    }
+        raise UserError(f"{CONFIGS} is missing: install the package anew")
+    found: Groups = {}
+    for root in [CONFIGS, *_search_path(overrides)]:
+        for file in sorted(root.glob("*/**/*.yaml")):
+            group, *choice = file.relative_to(root).with_suffix("").parts
+            if group != "hydra":
+                found.setdefault(group, []).append("/".join(choice))
+    return {group: sorted(set(choices)) for group, choices in sorted(found.items())}
+
+
+def _search_path(overrides: Sequence[str]) -> list[Path]:
+    """The folders that hydra.searchpath=[file://FOLDER,pkg://PACKAGE] names in `overrides`."""
+    folders = []
+    for override in parse_overrides(overrides):
+        if override.key_or_group == SEARCHPATH:
+            places = override.value()
+            for place in places if isinstance(places, list) else [places]:
+                scheme, _, name = str(place).rpartition("://")
+                folder = _folder_of_package(name) if scheme == "pkg" else Path(name)
+                if folder is None or not folder.is_dir():
+                    raise UserError(f"{override.input_line}: {place} is no folder of configurations")
+                folders.append(folder)
+    return folders
+
+
+def _folder_of_package(name: str) -> Path | None:
+    try:
+        return Path(str(importlib.resources.files(name)))
+    except (ImportError, TypeError):
+        return None

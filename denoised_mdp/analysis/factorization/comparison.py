@@ -137,4 +137,4 @@ def _report(folder: Path) -> Report:
     try:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}; scripts/factorization.py makes it") from error
+        raise UserError(f"{path} cannot be read: {one_line(error)}; the command factorization makes it") from error

@@ -1,0 +1,44 @@
+"""Our numbers against the reference's."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from denoised_mdp.errors import UserError, expanded
+
+FAILED, USER_ERROR = 1, 2  # exit codes
+
+
+def command() -> None:
+    """Prints, for each file and quantity, how far the worst array is from the reference's."""
+    parser = argparse.ArgumentParser(
+        description="Compares what this code computes with what the reference computed from the same weights, inputs "
+        "and noise: values to 1e-5, gradients to 1e-4, relative to the largest number of an array.",
+        epilog="Exit code 1: something differs, is missing from a file, or is in it and not checked; 2: a file "
+        "cannot be used.",
+    )
+    parser.add_argument(
+        "files", type=expanded, nargs="+", help="golden files (tests/golden/README.md says what is in one)"
+    )
+    parser.add_argument("--verbose", action="store_true", help="a line for every array")
+    options = parser.parse_args()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where the reference ran; before jax is imported
+
+    from denoised_mdp.reference import parity
+
+    code = 0
+    for path in options.files:
+        try:
+            report = parity.check(path)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = USER_ERROR
+            continue
+        print(f"{path}\n{parity.table(report, every_array=options.verbose)}\n")
+        if not report.agrees:
+            code = code or FAILED
+    if len(options.files) > 1:
+        print("every file agrees" if code == 0 else "NOT every file agrees")
+    sys.exit(code)

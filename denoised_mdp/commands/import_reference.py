@@ -1,0 +1,89 @@
+"""The authors' weights as a run of ours."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from denoised_mdp.config import Config
+from denoised_mdp.errors import UserError, expanded
+
+
+def command() -> None:
+    """Writes a run that can be evaluated and looked at, and says what is in it."""
+    parser = argparse.ArgumentParser(
+        description="Makes a run of weights that the authors' PyTorch code learned, to be evaluated and looked at. It "
+        "cannot be trained further: no replay comes with them.",
+        epilog="example: %(prog)s checkpoint_0500000.pth run_dir=runs/theirs env.task=walker_walk "
+        "noise=video_background model.beta=0.25",
+    )
+    parser.add_argument("file", type=expanded, help="a checkpoint_*.pth (needs the extra `reference`) or an .npz")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="run_dir=RUN, the folder to make, and what the file cannot tell, as for training: env.task above all. "
+        "Widths, picture size and, where the file has them, loss weights are the file's. The rest is size=paper",
+    )
+    options = parser.parse_args()
+    try:
+        import_weights(options.file, options.settings)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def import_weights(file: Path, settings: Sequence[str]) -> None:
+    """Reads, checks and writes; prints the result.
+
+    Raises:
+        UserError: the file, a setting or the folder is wrong; nothing has been written then.
+    """
+    from denoised_mdp import envs
+    from denoised_mdp.reference import weights
+
+    source = weights.read(file)
+    config = configure(source.settings, settings)
+    envs.check(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
+    path = weights.save(source, config, imported_from=file)
+    model = config.model
+    parts = ", ".join(
+        f"{name} {part.belief}+{part.state}"
+        for name, part in (("x", model.x), ("y", model.y), ("z", model.z))
+        if part.belief
+    )
+    print(f"{path}: {parts}; {config.env.image_size} pixels, {source.actions} actions, env step {source.env_step}")
+    if (actions := actions_of_task(config)) != source.actions:
+        print(
+            f"note: env.task={config.env.task} takes {actions} actions, these weights have {source.actions}: to "
+            "evaluate them, import them with the task that they are of",
+            file=sys.stderr,
+        )
+
+
+def configure(decided: dict[str, object], settings: Sequence[str]) -> Config:
+    """The configuration of the new run. `decided`: what the file says, which no setting may change."""
+    from denoised_mdp.config.compose import compose
+    from denoised_mdp.reference import weights
+
+    given = [text.partition("=")[0] for text in settings]
+    if "run_dir" not in given:
+        raise UserError("run_dir=... is missing: the folder to make")
+    for name in given:
+        if name in decided:
+            raise UserError(f"{name} is not to be set: in this file it is {decided[name]}")
+    preset = [] if "size" in given else ["size=paper"]
+    return compose([*preset, *settings, *weights.overrides(decided)])
+
+
+def actions_of_task(config: Config) -> int:
+    """The number of actions that the environment takes."""
+    from denoised_mdp.runs.evaluation import make_env
+
+    without_video = config.noise.model_copy(update={"video_background": False, "noisy_sensor": False})
+    env = make_env(config.model_copy(update={"noise": without_video}), seed=0, split="eval")
+    try:
+        return env.action_size
+    finally:
+        env.close()

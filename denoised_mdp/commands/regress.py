@@ -1,0 +1,103 @@
+"""Tells joints from pictures by a trained encoder, and by a new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from denoised_mdp import cli
+from denoised_mdp.config.schema import Config, Count, NotNegative, Place, Positive, Size, Text
+
+
+class Options(cli.RunOptions):
+    """Joint positions from single pictures, by a run's encoder and by a new one: regress.json, .md and .png."""
+
+    factor: Text = Field("position", description="the true factor to tell; position is that of the joints")
+    elements: Annotated[list[Count], Field(min_length=1)] | None = Field(
+        None, description="of the factor; default: all that vary"
+    )
+    encoders: Annotated[list[Literal["finetuned", "frozen", "scratch"]], Field(min_length=1)] = Field(
+        ["finetuned", "frozen", "scratch"], description="the run's, trained further or kept as it is, and a new one"
+    )
+    sizes: Annotated[list[Size], Field(min_length=1)] = Field(
+        [500, 1000, 2000, 4000],
+        description="of train sets, in pairs of picture and joints; the paper's: 5000 to 150000",
+    )
+    test: Size = Field(4000, description="pairs to test on, of other episodes; fewer if there are fewer")
+    updates: Size = Field(3000, description="of each network; the paper does not say")
+    batch_size: Size = Field(128, description="pairs in an update; the paper does not say")
+    learning_rate: Positive = Field(8e-5, description="the paper's (Sec. B.1.1)")
+    weight_decay: NotNegative = Field(3e-5, description="the paper's (Sec. B.1.1); a new encoder is trained without")
+    data: Place | None = Field(
+        None, description="a file of recorded episodes, written if it is not there: give several models the same one"
+    )
+    repeats: Size = Field(2, description="episodes to record of each policy in each environment")
+    policies: Annotated[list[Place], Field(min_length=1)] = Field(
+        ["uniform", "bang_bang", "self"],
+        description="who acts while recording: uniform, bang_bang, self, or folders of other runs",
+    )
+    clips: Size = Field(4, description="environments to record in, each with its own video")
+    out: Place | None = Field(None, description="the folder to write to; default: the run's")
+
+
+def main(config: Config, checkpoint: Path, options: Options) -> None:
+    """Trains, tests, writes the report and prints a line for each network."""
+    import jax
+
+    from denoised_mdp.agent import Agent
+    from denoised_mdp.analysis import regression_report
+    from denoised_mdp.analysis.obtain import obtain
+    from denoised_mdp.analysis.regression import Schedule, regress, split
+    from denoised_mdp.model.optimizer import Adam
+
+    state, recordings = obtain(
+        config,
+        checkpoint,
+        data=options.data,
+        policies=options.policies,
+        repeats=options.repeats,
+        clips=options.clips,
+        seed=options.seed,
+    )
+    sizes = sorted(set(options.sizes))
+    data = split(recordings, options.factor, sizes, test=options.test, elements=options.elements, seed=options.seed)
+    new_key, key = jax.random.split(jax.random.key(options.seed))
+    new = Agent(config, recordings.episodes[0].action.shape[-1]).create(new_key)
+    results = {}
+    for how in dict.fromkeys(options.encoders):
+        encoder = (new if how == "scratch" else state).world_model.encoder
+        decay = 0.0 if how == "scratch" else options.weight_decay
+        optimizer = Adam(options.learning_rate, epsilon=1e-8, clip_norm=None, weight_decay=decay)
+        schedule = Schedule(optimizer, options.updates, options.batch_size)
+        results[how] = []
+        for size in sizes:
+            found = regress(encoder, data, size, schedule, key, frozen=how == "frozen")
+            results[how].append(found._asdict())
+            print(f"{regression_report.TITLES[how]}, {size} rows: mse {found.mse:.3g}, {found.unexplained:.3g} untold")
+    report = {
+        "title": f"{config.env.task}, model={config.model.name}, seed {config.seed}, env step {int(checkpoint.name)}",
+        "run_dir": options.run_dir,
+        "env_step": int(checkpoint.name),
+        "model": config.model.model_dump(),
+        **{
+            name: getattr(options, name)
+            for name in ("factor", "updates", "batch_size", "learning_rate", "weight_decay")
+        },
+        "sizes": sizes,
+        "columns": data.names,
+        "constant_mse": float((data.spread**2).mean()),
+        "test_rows": len(data.test.columns),
+        "test_episodes": len(set(data.test.episode.tolist())),
+        "results": results,
+        "recordings": recordings.about,
+    }
+    folder = Path(options.out or options.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(*regression_report.write(folder, report), sep="\n")
+
+
+def command() -> None:
+    """The command line."""
+    cli.look(main, Options)
