@@ -4,22 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from denoised_mdp.envs import NO_NOISE, Env, Step, make
+from denoised_mdp.config.compose import compose
+from denoised_mdp.envs import Env, Step, make
 from denoised_mdp.envs.video import Split
 
 ENV: dict[str, Any] = {"name": "dmc", "task": "cheetah_run", "image_size": 64, "action_repeat": 2, "camera": 0}
 RENDER: dict[str, Any] = {"backend": "ray", "quality": "fast"}
 NOISE: dict[str, Any] = {
-    **NO_NOISE,
+    **compose(["noise=none"]).noise.model_dump(),
     "video_background": True,
     "source": "pink",
-    "cache": None,
     "clip_frames": 50,
-    "on_reset": "continue",
-    "noisy_sensor": False,
-    "noisy_sensor_strength": 1.0,
-    "camera_jitter": False,
-    "camera_jitter_strength": 1.0,
 }
 DOT: dict[str, Any] = {
     "name": "custom",

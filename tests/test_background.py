@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -20,7 +20,9 @@ from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.logger import read_metrics
 from denoised_mdp.runs.replay import Replay
 from denoised_mdp.training import loop
-from denoised_mdp.training.background import Blocks
+from denoised_mdp.training.background import BackgroundLearner
+from denoised_mdp.training.learner import SequentialLearner
+from denoised_mdp.training.speeds import Speeds
 
 OVERRIDES = [
     *RUN,
@@ -105,23 +107,23 @@ def test_the_run_does_not_depend_on_how_long_updates_take(whole, start, agent, m
     run = start("slow")
     slow(run, agent, monkeypatch, 0.05)
     assert_same_runs(whole, finish(run))
-    assert run.runs[0].updates == 2 * (150 // 12 - 60 // 12 + 1)
+    assert run.runs[0].progress.updates == 2 * (150 // 12 - 60 // 12 + 1)
 
 
 def test_a_stop_while_a_block_is_under_way_goes_on_exactly(whole, start, agent, monkeypatch):
     run = start("half")
     slow(run, agent, monkeypatch, 0.05)
-    collect, under_way = run._collect, []
+    collect, in_flight = run._collect, []
 
     def until_81() -> None:
         collect()
-        if run.env_step >= 78 and not under_way:
-            under_way.append(run.blocks.under_way)
+        if run.env_step >= 78 and not in_flight:
+            in_flight.append(run.learner.in_flight)
             run.stop_signal = "SIGTERM"
 
     monkeypatch.setattr(run, "_collect", until_81)
     finish(run)
-    assert under_way == [True] and run.env_step == 84 and not run.runs[0].finished
+    assert in_flight == [{0: 2}] and run.env_step == 84 and not run.runs[0].progress.finished
     assert_same_runs(whole, finish(start("half")))
 
 
@@ -133,19 +135,19 @@ def test_the_policy_that_collects_lacks_so_many_blocks(staleness, start, monkeyp
     first, known, acted_with = [], [0], []
 
     def weights() -> np.ndarray:
-        (acting,) = run.agents._acting
+        (acting,) = getattr(run.learner, "_learner", run.learner)._acting  # within the one in the background
         return np.asarray(jax.tree.leaves(acting.actor)[0])
 
     def watch_start() -> None:
         start()
         first.append(weights().copy())
-        hand_over = run.agents.hand_over
+        publish = run.learner.publish_parameters
 
-        def watch_hand_over() -> None:
-            known.append(run.runs[0].updates)
-            hand_over()
+        def watch_publish() -> None:
+            known.append(run.runs[0].progress.updates)
+            publish()
 
-        monkeypatch.setattr(run.agents, "hand_over", watch_hand_over)
+        monkeypatch.setattr(run.learner, "publish_parameters", watch_publish)
 
     def watch_collect() -> None:
         acted_with.append((run.env_step, known[-1]))
@@ -165,59 +167,91 @@ def test_a_block_samples_what_had_been_collected_when_it_began(start, agent, mon
     run = start("run", "replay.include_running=true")
     monkeypatch.setattr(run, "_evaluate", lambda: None)
     slow(run, agent, monkeypatch, 0.05)
-    block, seen = run._block, []
+    learn, seen = SequentialLearner.learn, []
 
-    def watch(owed: dict[int, int], contents: dict[int, Replay]) -> Any:
+    def watch(learner: SequentialLearner, owed: dict[int, int], contents: dict[int, Replay]) -> Any:
         before = contents[0].index()
-        result = block(owed, contents)
+        result = learn(learner, owed, contents)
         assert contents[0].index() == before
         seen.append((before, run.runs[0].replay.index() != before))
         return result
 
-    monkeypatch.setattr(run, "_block", watch)
+    monkeypatch.setattr(SequentialLearner, "learn", watch)
     finish(run)
     counts = [sum(length - 1 for _, _, length in (*i["finished"], *i["running"])) for i, _ in seen]
     assert counts == [60 + 12 * n for n in range(8)]
     assert sum(changed for _, changed in seen) >= 6
 
 
+class Stub:
+    """A learner that does what it is told."""
+
+    in_flight: Mapping[int, int] = {}
+
+    def __init__(self, learn: Callable[[], Any] = lambda: None):
+        self._learn, self.published = learn, 0
+
+    def learn(self, owed: Mapping[int, int], contents: Mapping[int, Replay]) -> Any:
+        return {0: (owed[0], self._learn())}
+
+    def publish_parameters(self) -> None:
+        self.published += 1
+
+    act = snapshot = None
+
+
+class Contents:
+    def snapshot(self) -> Contents:
+        return self
+
+
+def in_background(learn: Callable[[], Any]) -> tuple[BackgroundLearner, dict[int, Any]]:
+    return BackgroundLearner(cast(Any, Stub(learn))), {0: Contents()}
+
+
 def test_what_fails_in_a_block_fails_the_run():
     def fail() -> None:
         raise OSError("the disk is gone")
 
-    for beside in (False, True):
-        blocks = Blocks(beside=beside)
-        with pytest.raises(OSError, match="the disk is gone"):
-            blocks.begin(fail)
-            blocks.end()
-        assert not blocks.under_way
-        blocks.close()
+    learner, contents = in_background(fail)
+    assert learner.learn({0: 1}, contents) == {}
+    learner.publish_parameters()
+    with pytest.raises(OSError, match="the disk is gone"):
+        learner.learn({}, {})
+    assert not learner.in_flight
+    learner.close()
+
+
+def test_updates_begin_with_the_publication_of_those_before_and_go_on_beside_the_caller():
+    acted, learned = threading.Event(), threading.Event()
+    learner, contents = in_background(lambda: (learned.set(), acted.wait(60))[1])
+    assert learner.learn({0: 3}, contents) == {} and not learner.in_flight and not learned.is_set()
+    learner.publish_parameters()
+    assert learner.in_flight == {0: 3} and learned.wait(60)
+    acted.set()
+    assert learner.learn({}, {}) == {0: (3, True)} and not learner.in_flight
+    learner.close()
 
 
 def test_in_turns_each_waits_while_the_other_works():
     now = [0.0]
-
-    def work(seconds: float) -> None:
-        now[0] += seconds
-
-    blocks = Blocks(beside=False, clock=lambda: now[0])
+    speeds = Speeds(lambda: now[0])
     for acting in (1.0, 4.0):
-        with blocks.acting():
-            work(acting)
-        blocks.begin(lambda: work(4.0))
-        blocks.end()
+        with speeds.acting():
+            now[0] += acting
+        with speeds.waiting(), speeds.learning():
+            now[0] += 4.0
         waits = {"speed/actor_waits": 400 / (4 + acting), "speed/learner_waits": 100 * acting / (4 + acting)}
-        assert blocks.speeds(2) == pytest.approx({"speed/updates_per_second": 0.5, **waits})
+        assert speeds.metrics(2) == pytest.approx({"speed/updates_per_second": 0.5, **waits})
 
 
-def test_side_by_side_a_block_and_acting_go_on_at_the_same_time():
-    blocks, acted, learned = Blocks(beside=True), threading.Event(), threading.Event()
-    blocks.begin(lambda: (learned.set(), acted.wait(60)))
-    assert blocks.under_way
-    with blocks.acting():
-        assert learned.wait(60)
-        acted.set()
-    assert blocks.end() == (None, True)
-    speeds = blocks.speeds(1)
-    blocks.close()
-    assert all(0 <= speeds[f"speed/{who}_waits"] <= 100 for who in ("actor", "learner"))
+def test_side_by_side_nobody_waits_who_works():
+    now = [0.0]
+    speeds = Speeds(lambda: now[0])
+    with speeds.learning(), speeds.acting():
+        now[0] += 4.0
+    assert speeds.metrics(2) == {
+        "speed/updates_per_second": 0.5,
+        "speed/actor_waits": 0.0,
+        "speed/learner_waits": 0.0,
+    }

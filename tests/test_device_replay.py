@@ -1,6 +1,5 @@
 """The replay on the device and the chunks of updates: the batches of the disk's, bounded memory, clear refusals."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,12 @@ import numpy as np
 import pytest
 from test_replay import add_episode, add_row, assert_same, make
 
-from denoised_mdp.agent.batch import Rows, per_update
+from denoised_mdp.agent.batch import Rows, gather
 from denoised_mdp.errors import UserError
 from denoised_mdp.runs import device_replay
 from denoised_mdp.runs.device_replay import DeviceReplay, rows_needed
 from denoised_mdp.runs.replay import Replay
-from denoised_mdp.training.background import two_at_most
+from denoised_mdp.training.learner import Tally
 
 
 def assert_same_batches(device: DeviceReplay, replay: Replay, seed: int) -> None:
@@ -22,9 +21,8 @@ def assert_same_batches(device: DeviceReplay, replay: Replay, seed: int) -> None
     rngs = np.random.default_rng(seed), np.random.default_rng(seed)
     there, here = device.sample(rngs[0], 3, 5, 4), replay.sample(rngs[1], 3, 5, 4)
     assert rngs[0].bit_generator.state == rngs[1].bit_generator.state
-    places, batch_of = per_update(there)
     for k in range(3):
-        batch = jax.jit(batch_of)(places[k])
+        batch = jax.jit(gather)(there.rows, there.places[k])
         for name in Rows._fields:
             assert_same(np.asarray(getattr(batch, name)), getattr(here, name)[k])
             assert getattr(batch, name).dtype == getattr(here, name).dtype
@@ -109,11 +107,16 @@ def test_two_chunks_of_batches_are_in_memory_at_most() -> None:
             if not self.done:
                 self.done, alive = True, alive - 1
 
-    def calls() -> Iterator[dict[str, Metrics]]:
-        nonlocal alive, most
-        for _ in range(7):
-            alive += 1
-            most = max(most, alive)
-            yield {"loss": Metrics()}
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            return np.ones(())
 
-    assert len(list(two_at_most(calls()))) == 7 and most == 2
+        def __float__(self) -> float:
+            return 1.0
+
+    tally = Tally({0: 70})
+    for _ in range(7):
+        alive += 1
+        most = max(most, alive)
+        loss: Any = Metrics()
+        tally.add(10, {0: {"loss": loss}})
+    assert tally.made() == {0: (70, {"loss": 1.0})} and most == 2

@@ -130,16 +130,20 @@ from denoised_mdp.config.compose import compose
 from denoised_mdp.agent import Agent
 from denoised_mdp.agent.batch import Gathered, Rows
 from denoised_mdp.training.devices import Devices
-from denoised_mdp.training.seeds import Keys, Mind, Together, side_by_side
+from denoised_mdp.training.learner import AgentSnapshot, Keys, Pace, Seed
+from denoised_mdp.training.speeds import Speeds
+from denoised_mdp.training.vectorized import VectorizedLearner, vectorized_agent
 
 agent, devices = Agent(compose(["size=debug", "model=x"]), 1), Devices(2, 1, seeds=2)
 key, places = jax.random.key(0), np.zeros((1, 3, 1), np.int32)
 rows = Rows(np.zeros((1, 64 * 64 * 3), np.uint8), *np.zeros((2, 1), np.float32), *np.zeros((2, 1), bool))
 rows = devices.replicate(rows._replace(action=np.zeros((1, 1), np.float32)))
-minds = [Mind(agent.create(key), agent.initial(1))] * 2
-together = Together(side_by_side(agent, 2, devices), minds, [Keys(key, key)] * 2, devices)
-together.train_chunk({1: lambda: Gathered(rows, places)})
-print(*(int(together[seed].state.updates) for seed in (0, 1)))
+snapshot = AgentSnapshot(agent.create(key), agent.initial(1))
+seeds = [Seed(snapshot, Keys(key, key), lambda contents, updates: Gathered(rows, places))] * 2
+pace = Pace(1, lambda: False, Speeds())
+learner = VectorizedLearner(vectorized_agent(agent, 2, devices), seeds, pace, devices)
+learner.learn({1: 1}, {1: None})
+print(*(int(learner.snapshot(seed).state.updates) for seed in (0, 1)))
 """
 
 

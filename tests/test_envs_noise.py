@@ -1,9 +1,11 @@
 """The parts of noise, each for itself and together: their processes in numbers, and what they must leave alone."""
 
 import hashlib
+import importlib
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import dm_env
@@ -13,12 +15,16 @@ import scipy.ndimage
 from environments import build, play
 
 from denoised_mdp import envs
+from denoised_mdp.config import schema
+from denoised_mdp.envs import build as envs_build
 from denoised_mdp.envs.noise.camera_jitter import CameraJitter, moved
 from denoised_mdp.envs.noise.noisy_sensor import patch_means
+from denoised_mdp.envs.noise.random_layer import RandomLayer
 from denoised_mdp.envs.noise.smooth_walk import SmoothWalk
 from denoised_mdp.envs.noise.video_background import VideoBackground
 from denoised_mdp.envs.render import backend
 from denoised_mdp.envs.video import Clip
+from denoised_mdp.envs.world import STREAMS, stream
 from denoised_mdp.runs.replay import Replay
 
 backend.choose("ray")  # before dm_control is imported, hence the late imports
@@ -394,3 +400,26 @@ def test_the_camera_and_the_video_are_part_of_the_state():
     env.reset()
     assert json.loads(before)["start"]["random"] != env.state()["start"]["random"]  # the camera's
     assert json.loads(before)["start"]["world"]["random"] == env.state()["start"]["world"]["random"]  # the video's
+
+
+def test_every_part_of_noise_is_built_and_has_a_random_stream_of_its_own():
+    """A new one takes its file, its line in build.py and its settings."""
+    text = Path(envs_build.__file__).read_text()
+    switches = [name for name, field in schema.Noise.model_fields.items() if field.annotation is bool]
+    assert [name for name in switches if f'noise["{name}"]' not in text] == []
+    layers = {path.stem for path in Path(envs_build.__file__).with_name("noise").glob("*.py")}
+    for name in layers:
+        importlib.import_module(f"denoised_mdp.envs.noise.{name}")
+    parts = RandomLayer.__subclasses__()
+    assert [part.__name__ for part in parts if f"{part.__name__}(" not in text] == []
+    root = np.random.SeedSequence(3)
+    names = {*STREAMS, *(part.stream for part in parts)}
+    assert len({stream(root, name).spawn_key for name in names}) == len(names)
+    assert len({part.stream for part in parts}) == len(parts) >= 6
+
+
+def test_the_random_streams_of_runs_made_before_are_what_they_were_and_a_new_name_has_its_own():
+    root = np.random.SeedSequence(3, spawn_key=(1,))
+    names = ("world", "video", "camera", "world_noise", "television", "buttons", "lights", "camera_walk")
+    assert [stream(root, name).spawn_key for name in names] == [(1, number) for number in range(8)]
+    assert stream(root, "fog").spawn_key == (1, zlib.crc32(b"fog"))

@@ -1,8 +1,10 @@
 """Imports point one way, from room to room; and what workers and command lines import does not bring jax."""
 
 import ast
+import runpy
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +55,58 @@ def test_imports_point_down():
 def test_no_jax_comes_along(module):
     code = f"import sys, {PACKAGE}.{module}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+class Reached(BaseException):
+    """The first gradient."""
+
+
+def test_the_way_to_the_first_gradient_is_short(tmp_path, monkeypatch):
+    """By default: from scripts/train.py to `jax.grad` in 7 calls, through the files that do the work by default."""
+    from denoised_mdp.config.compose import compose
+    from denoised_mdp.training import learner, loop
+
+    way: list[tuple[str, str]] = []
+
+    def grad(*_, **__):
+        for frame in traceback.extract_stack():
+            path = Path(frame.filename)
+            if path.is_relative_to(ROOT) and path.parent.name != "tests" and frame.name != "body":  # that of a scan
+                way.append((path.name, frame.name))
+        raise Reached
+
+    overrides = ["size=debug", "model=x", "env=sunlight", "env.episode_frames=40", "logger.tensorboard=false"]
+    overrides += ["train.prefill=60", "train.every=20", "evaluate.episodes=1", f"run_dir={tmp_path / 'run'}"]
+    main = runpy.run_path(str(ROOT / "scripts" / "train.py"))["main"]
+    monkeypatch.setattr(loop, "check_metrics", lambda *_: None)
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    monkeypatch.setattr(learner.jax, "grad", grad)
+    with pytest.raises(Reached):
+        main(compose(overrides))
+    assert way == [
+        ("train.py", "main"),
+        ("loop.py", "train"),
+        ("loop.py", "train"),  # `Training.train`
+        ("learner.py", "learn"),
+        ("agent.py", "_train_chunk"),
+        ("agent.py", "train_step"),
+        ("world_model.py", "update"),
+    ]
+
+
+def test_a_metric_that_is_not_listed_is_found_before_anything_is_collected(tmp_path, monkeypatch):
+    from denoised_mdp.agent.actor_critic import DynamicsLearner
+    from denoised_mdp.config.compose import compose
+    from denoised_mdp.training import loop
+
+    update = DynamicsLearner.update
+
+    def with_another(self, *arguments):
+        state, metrics = update(self, *arguments)
+        return state, {"actor_los": metrics["actor_loss"]} | metrics
+
+    monkeypatch.setattr(DynamicsLearner, "update", with_another)
+    monkeypatch.setattr(loop.Run, "begin_episode", None)
+    with pytest.raises(ValueError, match="no such metric: policy/actor_los; new names are listed in"):
+        loop.train(compose(["size=debug", "model=x", "env=sunlight", f"run_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run" / "config.yaml").exists()

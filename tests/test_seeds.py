@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from denoised_mdp.agent import Agent
+from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.config import schema
 from denoised_mdp.config.compose import compose, compose_seeds
 from denoised_mdp.errors import UserError
@@ -21,7 +21,9 @@ from denoised_mdp.runs.logger import read_metrics
 from denoised_mdp.runs.replay import Batch, Replay
 from denoised_mdp.training import loop
 from denoised_mdp.training.devices import Devices
-from denoised_mdp.training.seeds import InTurn, Keys, Mapped, Mind, Together
+from denoised_mdp.training.learner import AgentSnapshot, Keys, Learner, Made, Pace, Seed, SequentialLearner
+from denoised_mdp.training.speeds import Speeds
+from denoised_mdp.training.vectorized import VectorizedAgent, VectorizedLearner
 
 # Three updates, at 40, 50 and 60, in two environments with episodes of 15 steps each.
 TINY = [
@@ -35,17 +37,17 @@ TINY = [
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
     """One for all runs, so that each program is compiled once; what is slow and not asked about here is left out."""
-    agent, wanted = Agent(compose(TINY), 1), loop.Run.wanted
+    agent, due = Agent(compose(TINY), 1), loop.Run.evaluations_due
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Agent", lambda *_: agent)
-        patch.setattr(loop.Run, "wanted", lambda run: wanted(run) - {"film"})
+        patch.setattr(loop.Run, "evaluations_due", lambda run: due(run) - {"video"})
         yield agent
 
 
 @pytest.fixture(scope="module")
-def mapped(agent) -> Mapped:
+def vectorized(agent) -> VectorizedAgent:
     """What two seeds have on a GPU."""
-    return Mapped(agent, 2)
+    return VectorizedAgent(agent, 2)
 
 
 def make_batches(seed: int) -> Batch:
@@ -61,8 +63,8 @@ def make_batches(seed: int) -> Batch:
     )
 
 
-def make_mind(agent: Agent, seed: int) -> Mind:
-    return Mind(agent.create(jax.random.key(seed)), agent.initial(2))
+def make_snapshot(agent: Agent, seed: int) -> AgentSnapshot:
+    return AgentSnapshot(agent.create(jax.random.key(seed)), agent.initial(2))
 
 
 def make_keys(seed: int) -> Keys:
@@ -78,11 +80,11 @@ def largest_difference(one, other) -> float:
 
 
 @pytest.fixture(scope="module")
-def learned_alone(agent) -> dict[tuple[int, int], Mind]:
+def learned_alone(agent) -> dict[tuple[int, int], TrainState]:
     """By seed and number of updates."""
     found = {}
     for seed in (0, 1):
-        state = make_mind(agent, seed).state
+        state = make_snapshot(agent, seed).state
         for update in range(10):
             state, _ = agent.train_chunk(state, make_batches(100 * update + seed), make_keys(seed).learn)
             if update in (0, 9):
@@ -90,15 +92,22 @@ def learned_alone(agent) -> dict[tuple[int, int], Mind]:
     return found
 
 
-def make_agents(programs: Agent | Mapped) -> InTurn | Together:
-    agent = programs.agent if isinstance(programs, Mapped) else programs
-    minds, keys = [make_mind(agent, seed) for seed in (0, 1)], [make_keys(seed) for seed in (0, 1)]
-    if isinstance(programs, Mapped):
-        return Together(programs, minds, keys, Devices(1, 2))
-    return InTurn(agent, minds, keys, Devices(1, 2))
+def make_learner(programs: Agent | VectorizedAgent) -> SequentialLearner | VectorizedLearner:
+    """Its batches are those that `contents` say: seeds of random numbers stand for replays."""
+    agent = programs.agent if isinstance(programs, VectorizedAgent) else programs
+    seeds = [Seed(make_snapshot(agent, seed), make_keys(seed), lambda seed, _: make_batches(seed)) for seed in (0, 1)]
+    pace = Pace(1, lambda: False, Speeds())
+    if isinstance(programs, VectorizedAgent):
+        return VectorizedLearner(programs, seeds, pace, Devices(1, 2))
+    return SequentialLearner(programs, seeds, pace)
 
 
-@pytest.mark.parametrize(("programs", "tolerance"), [("agent", 0.0), ("mapped", 1e-5)])
+def learn(learner: Learner, batches: dict[int, int]) -> Made:
+    """One update of each seed, on the batch that a number stands for."""
+    return learner.learn(dict.fromkeys(batches, 1), cast(dict[int, Replay], batches))
+
+
+@pytest.mark.parametrize(("programs", "tolerance"), [("agent", 0.0), ("vectorized", 1e-5)])
 def test_seeds_learn_together_what_they_learn_alone(programs, tolerance, learned_alone, request):
     """On identical batches. In turn nothing differs; side by side sums are added up in another order.
 
@@ -106,40 +115,40 @@ def test_seeds_learn_together_what_they_learn_alone(programs, tolerance, learned
     gradients are small Adam makes steps of the learning rate, up to 1e-3, of what is left of them. Another batch or
     another key would make it 1e-3.
     """
-    together = make_agents(request.getfixturevalue(programs))
+    together = make_learner(request.getfixturevalue(programs))
     for update in range(10):
-        together.train_chunk({seed: partial(make_batches, 100 * update + seed) for seed in (0, 1)})
+        learn(together, {seed: 100 * update + seed for seed in (0, 1)})
         if update in (0, 9):
             for seed in (0, 1):
-                difference = largest_difference(together[seed].state, learned_alone[seed, update + 1])
+                difference = largest_difference(together.snapshot(seed).state, learned_alone[seed, update + 1])
                 assert difference <= tolerance
-    assert largest_difference(together[0].state.world_model, together[1].state.world_model) > 0.01
+    assert largest_difference(together.snapshot(0).state.world_model, together.snapshot(1).state.world_model) > 0.01
 
 
-def test_a_seed_that_learns_by_itself_leaves_the_others_alone(mapped, learned_alone):
-    together = make_agents(mapped)
-    before = jax.tree.map(np.asarray, together[0])
-    metrics = together.train_chunk({1: partial(make_batches, 1)})
-    assert largest_difference(together[1].state, learned_alone[1, 1]) == 0
-    assert largest_difference(together[0], before) == 0
-    assert metrics.keys() == {1}
+def test_a_seed_that_learns_by_itself_leaves_the_others_alone(vectorized, learned_alone):
+    together = make_learner(vectorized)
+    before = jax.tree.map(np.asarray, together.snapshot(0))
+    made = learn(together, {1: 1})
+    assert largest_difference(together.snapshot(1).state, learned_alone[1, 1]) == 0
+    assert largest_difference(together.snapshot(0), before) == 0
+    assert made.keys() == {1} and made[1][0] == 1
 
 
-@pytest.mark.parametrize("programs", ["agent", "mapped"])
+@pytest.mark.parametrize("programs", ["agent", "vectorized"])
 def test_seeds_act_together_as_they_act_alone(programs, agent, request):
-    together = make_agents(request.getfixturevalue(programs))
+    together = make_learner(request.getfixturevalue(programs))
     observation = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64, 3), dtype=np.uint8)
     is_first = np.array([[True, False], [False, False]])
     actions = [together.act(observation, is_first, env_step) for env_step in (7, 8)]
     for seed in (0, 1):
-        state, memory = make_mind(agent, seed)
+        state, memory = make_snapshot(agent, seed)
         for env_step in (7, 8):
             key = jax.random.fold_in(make_keys(seed).collect, env_step)
             memory = agent.act(
                 state.world_model, state.policy.actor, memory, observation[seed], is_first[seed], key, explore=True
             )
             np.testing.assert_allclose(actions[env_step - 7][seed], memory.action, atol=1e-5)
-        assert largest_difference(together[seed].memory, memory) < 1e-5
+        assert largest_difference(together.snapshot(seed).memory, memory) < 1e-5
 
 
 # Runs
@@ -204,13 +213,13 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
 
 @pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("on", ["cpu", "gpu"])
-def test_two_seeds_leave_what_two_single_runs_leave(on, on_device, alone, mapped, tmp_path, monkeypatch):
+def test_two_seeds_leave_what_two_single_runs_leave(on, on_device, alone, vectorized, tmp_path, monkeypatch):
     """A CPU takes them in turn. Side by side three updates differ by less than the test above allows ten.
 
     With their replays on the device they are the same runs.
     """
     if on == "gpu":
-        monkeypatch.setattr(loop, "side_by_side", lambda *_: mapped)
+        monkeypatch.setattr(loop, "vectorized_agent", lambda *_: vectorized)
     start(tmp_path, f"replay.device={on_device}")
     assert_same_runs(tmp_path, alone, tolerance=0.0 if on == "cpu" else 1e-5)
     first, second = (Replay.open(folder(tmp_path, seed)).episode(0) for seed in (0, 1))
@@ -252,10 +261,10 @@ class Kill(BaseException):
 def test_seeds_of_which_some_were_saved_go_back_to_where_all_were(alone, tmp_path, monkeypatch, capsys):
     save = loop.Run.save
 
-    def kill_between(run: loop.Run, mind: Mind) -> None:
+    def kill_between(run: loop.Run, snapshot: AgentSnapshot) -> None:
         if (run.config.seed, run.env_step) == (1, 48):
             raise Kill
-        save(run, mind)
+        save(run, snapshot)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Run, "save", kill_between)

@@ -213,7 +213,7 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
     finish(whole)
     finish(half)
     (run,) = half.runs
-    assert run.env_step == 81 and not run.finished
+    assert run.env_step == 81 and not run.progress.finished
     assert [step is not None and step.is_last for step in run.steps].count(False) > 0
     rest = start("half", "train.workers=2")
     assert all(isinstance(env, WorkerEnv) for env in rest.envs)
@@ -238,6 +238,6 @@ def test_a_run_in_several_environments_goes_on_exactly_also_in_workers(tmp_path,
     episodes = replays[0].episodes()
     assert {episode.stream for episode in episodes} == {0, 1, 2}
     assert sum(episode.length - 1 for episode in episodes) == whole.env_step == 150
-    assert whole.runs[0].updates == 2 * (150 // 12 - 60 // 12 + 1)
+    assert whole.runs[0].progress.updates == 2 * (150 // 12 - 60 // 12 + 1)
     starts = {tuple(replays[0].episode(episode.id)["factors/place"][:1]) for episode in episodes}
     assert len(starts) == len(episodes)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from denoised_mdp.agent.batch import Gathered, per_update
+from denoised_mdp.agent.batch import Gathered, gather
 from denoised_mdp.agent.build import model_learner, new_world_model, policy_learner
 from denoised_mdp.config import Config
 from denoised_mdp.model.latent import Factor, Latent, zeros
@@ -45,7 +45,7 @@ class Agent:
     def __init__(self, config: Config, action_size: int):
         self.config, self.action_size = config, action_size
         self.model_learner = model_learner(config.model)
-        self.learner = policy_learner(config.policy)
+        self.policy_learner = policy_learner(config.policy)
         self._compiled_create = jax.jit(self._create, compiler_options=COMPILED_QUICKLY)
         self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0)
         self.act = jax.jit(self._act, static_argnames="explore")
@@ -62,7 +62,7 @@ class Agent:
         rngs = nnx.Rngs(key)
         model = self.config.model
         world_model = new_world_model(model, self.config.env.image_size, self.action_size, rngs)
-        policy = self.learner.init(model.x.belief + model.x.state, self.action_size, rngs)
+        policy = self.policy_learner.init(model.x.belief + model.x.state, self.action_size, rngs)
         moments = self.model_learner.init(world_model)
         state = TrainState(world_model, moments, policy, jnp.zeros((), jnp.int32))
         set_precision(state, self.config.precision)
@@ -80,7 +80,7 @@ class Agent:
         )
 
         def learned(policy: Any) -> tuple[Any, dict[str, jax.Array]]:
-            return self.learner.update(policy, world_model, s.x, batch, policy_key)
+            return self.policy_learner.update(policy, world_model, s.x, batch, policy_key)
 
         def waiting(policy: Any) -> tuple[Any, dict[str, jax.Array]]:
             return policy, optax.tree.zeros_like(jax.eval_shape(learned, policy)[1])
@@ -98,12 +98,12 @@ class Agent:
 
         Update number n of a run draws from fold_in(key, n), however updates are cut into chunks.
         """
-        slices, batch_of = per_update(batches)
 
         def body(state, part):
-            return self.train_step(state, batch_of(part), jax.random.fold_in(key, state.updates))
+            batch = gather(batches.rows, part) if isinstance(batches, Gathered) else part
+            return self.train_step(state, batch, jax.random.fold_in(key, state.updates))
 
-        state, metrics = jax.lax.scan(body, state, slices)
+        state, metrics = jax.lax.scan(body, state, batches.places if isinstance(batches, Gathered) else batches)
         return state, jax.tree.map(jnp.mean, metrics)
 
     def initial(self, environments: int) -> ActingState:

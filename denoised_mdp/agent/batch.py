@@ -5,9 +5,7 @@ Shapes: R = rows, K = updates in a chunk, T = time, B = batch, H W = image, A = 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,13 +27,6 @@ class Gathered(NamedTuple):
 
     rows: Rows
     places: NDArray[np.int32]  # [K, T, B]
-
-
-def per_update(batches: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """What to scan over, [K, ...], and the function that makes the batch [T, B] of one update of each of its slices."""
-    if not isinstance(batches, Gathered):
-        return batches, lambda batch: batch
-    return batches.places, functools.partial(gather, batches.rows)
 
 
 def gather(rows: Rows, places: jax.Array | NDArray[np.int32]) -> Rows:

@@ -24,7 +24,13 @@ from denoised_mdp.model.world_model import DenoisedLearner, DenoisedMDP, Objecti
 
 
 class ModelLearner(Protocol):
-    """How a world model is learned from experience."""
+    """How a world model is learned from experience.
+
+    The contract: `update` is a pure function. It filters the batch from a zero latent with the noise that it is given,
+    and returns the latents of the model before the step. Each of its metrics is a scalar, under its name with `model/`
+    before it in `runs/metrics.py`; `loss` is among them, because a run ends where it is not finite. The world model
+    offers what `model/protocol.py` lists.
+    """
 
     @property
     def objective(self) -> Any: ...  # the weights of its loss
@@ -44,7 +50,14 @@ class ModelLearner(Protocol):
 
 
 class PolicyLearner(Protocol):
-    """How a policy is learned from x: pure functions over a state that has an `actor`, a map from x to actions."""
+    """How a policy is learned from x: pure functions over a state.
+
+    The contract: the state has an `actor`, which maps x [N] to a distribution over actions. Acting needs its `mean`
+    [N, A], `sample_and_log_prob(noise)` and `mode(key, samples)`, `scripts/diagnose.py` its `entropy(noise)`, as those
+    of `model/distributions.py`; actions lie in [-1, 1]. Each metric of `update` is a scalar, under its name with
+    `policy/` before it in `runs/metrics.py`; `actor_loss` and `critic_loss` are among them, because a run ends where
+    one is not finite.
+    """
 
     def init(self, inputs: int, action: int, rngs: nnx.Rngs) -> Any:
         """A fresh state; `inputs`: width of x's features, `action`: A."""

@@ -8,6 +8,7 @@ import json
 import numpy as np
 
 from denoised_mdp import envs
+from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError, at_least, output
 
 
@@ -23,7 +24,7 @@ def command() -> None:
     options = parser.parse_args()
     try:
         env = {"name": "dmc", "task": options.task, "image_size": 64}
-        envs.check(env=env, render={"backend": "ray"}, noise=envs.NO_NOISE)
+        envs.check(env=env, render={"backend": "ray"}, noise=compose(["noise=none"]).noise.model_dump())
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
 

@@ -6,7 +6,7 @@ while not step.is_last:
     step = env.step(policy(step.observation))
 """
 
-from denoised_mdp.envs.build import ENVIRONMENTS, NO_NOISE, check, make, try_out
+from denoised_mdp.envs.build import ENVIRONMENTS, check, make, try_out
 from denoised_mdp.envs.env import Env, Step
 from denoised_mdp.envs.render import QUALITIES
 from denoised_mdp.envs.render.backend import BACKENDS
@@ -17,7 +17,6 @@ __all__ = [
     "BACKENDS",
     "ENVIRONMENTS",
     "FACTOR_KINDS",
-    "NO_NOISE",
     "QUALITIES",
     "AnyEnv",
     "Env",

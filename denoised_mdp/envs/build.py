@@ -30,11 +30,6 @@ from denoised_mdp.errors import UserError, did_you_mean, with_place
 
 ENVIRONMENTS = ("dmc", "robodesk", "sunlight", "custom")
 ROBODESK_NOISE = ("television", "button_noise", "moving_lights", "camera_walk")
-NO_NOISE = {
-    **{part: False for part in ("video_background", "noisy_sensor", "camera_jitter", *ROBODESK_NOISE)},
-    "source": "pink",
-    "cache": None,
-}
 
 Settings = Mapping[str, Any]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol
 
 import dm_env
 import numpy as np
@@ -17,8 +18,18 @@ FactorKind = Literal["controlled_rewarded", "controlled", "rewarded", "neither"]
 FACTOR_KINDS: tuple[FactorKind, ...] = ("controlled_rewarded", "controlled", "rewarded", "neither")
 
 
-# Of the seed; "world_noise" is what a world holds that nobody controls.
-Stream = Literal["world", "video", "camera", "world_noise", "television", "buttons", "lights", "camera_walk"]
+# The random streams that runs made before use. "world_noise" is what a world holds that nobody controls. A layer of
+# another name needs no entry here: its stream follows from its name.
+STREAMS = {
+    "world": 0,
+    "video": 1,
+    "camera": 2,
+    "world_noise": 3,
+    "television": 4,
+    "buttons": 5,
+    "lights": 6,
+    "camera_walk": 7,
+}
 
 
 class Picture(NamedTuple):
@@ -149,9 +160,7 @@ class Layer:
         self._world.close()
 
 
-_STREAMS: tuple[Stream, ...] = get_args(Stream)
-
-
-def stream(seed: np.random.SeedSequence, layer: Stream) -> np.random.SeedSequence:
-    """The random stream of one layer of an environment, whichever others there are."""
-    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, _STREAMS.index(layer)))
+def stream(seed: np.random.SeedSequence, layer: str) -> np.random.SeedSequence:
+    """The random stream of one layer of an environment, by its name, whichever others there are."""
+    number = STREAMS.get(layer, zlib.crc32(layer.encode()))
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))

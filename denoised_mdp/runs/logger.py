@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal, Self, SupportsFloat
 import numpy as np
 
 from denoised_mdp.errors import UserError, one_line
-from denoised_mdp.runs.metrics import METRICS
+from denoised_mdp.runs import metrics as listed
 from denoised_mdp.runs.progress import ProgressLine, Speed
 
 FILE = "metrics.jsonl"
@@ -99,10 +99,7 @@ class Logger:
         Raises:
             ValueError: a name is not listed in metrics.py. RuntimeError: before `start`, or after `close`.
         """
-        if unknown := sorted(metrics.keys() - METRICS.keys()):
-            raise ValueError(
-                f"no such metric: {', '.join(unknown)}; new names are listed in denoised_mdp/runs/metrics.py"
-            )
+        listed.check(metrics)
         if self._lines is None:
             raise RuntimeError("the logger has not been started, or has been closed")
         numbers = {name: _number(value) for name, value in metrics.items()}

@@ -5,6 +5,8 @@ The x axis of each is `env_step`: simulator frames of training, counted before a
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 METRICS = {
     "train/return": "sum of the rewards of a training episode, which explores; the mean, where several end at one step",
     "train/length": "agent steps of that episode",
@@ -59,3 +61,13 @@ METRICS = {
     "speed/actor_waits": "percent of the time in which collecting waits for updates, evaluation and saving left out",
     "speed/learner_waits": "percent of that time in which no update is computed: the learner waits for the actor",
 }
+
+
+def check(names: Collection[str]) -> None:
+    """Whether each name is listed.
+
+    Raises:
+        ValueError: some are not; each is named.
+    """
+    if unknown := sorted(set(names) - METRICS.keys()):
+        raise ValueError(f"no such metric: {', '.join(unknown)}; new names are listed in denoised_mdp/runs/metrics.py")

@@ -1,32 +1,19 @@
-"""Blocks of updates and the actor: one after the other, or side by side, and how long each waits for the other."""
+"""Updates beside collecting (`train.staleness=1`)."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
+import numpy as np
 
-Result = TypeVar("Result")
-
-
-def two_at_most(under_way: Iterator[Result]) -> Iterator[Result]:
-    """What a jitted function returns while the device still works, of so many calls at a time.
-
-    Drawing the batches of the next call so takes no time. Without a limit, as many batches would wait in memory as the
-    device is slower than the sampling.
-    """
-    before = None
-    for result in under_way:
-        jax.block_until_ready(before)
-        before = result
-        yield result
+from denoised_mdp.runs.replay import Replay
+from denoised_mdp.training.learner import AgentSnapshot, Learner, Made
 
 
-def copied(tree: Any) -> Any:
+def copied_to_cpu(tree: Any) -> Any:
     """The arrays of a pytree on the CPU, in memory of their own.
 
     An accelerator computes one thing after another, so that there an actor would wait for updates at every step.
@@ -34,73 +21,45 @@ def copied(tree: Any) -> Any:
     return jax.device_put(tree, jax.local_devices(backend="cpu")[0], may_alias=False)
 
 
-class Blocks:
-    """One block of updates at a time.
+class BackgroundLearner:
+    """Another learner, whose updates are computed in a thread while the caller acts with what it published last.
 
-    Args:
-        beside: compute it in a thread, while the caller goes on acting; else here, before `begin` returns. (On a CPU
-            too it takes another thread: what one thread asks of a device is computed in that order.)
+    (On a CPU too it takes another thread: what one thread asks of a device is computed in that order.)
     """
 
-    def __init__(self, *, beside: bool, clock: Callable[[], float] = time.perf_counter):
-        self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="updates") if beside else None
-        self._block: Future | None = None
-        self._acted = self._waited = self._learned = 0.0  # seconds since `speeds`
+    def __init__(self, learner: Learner):
+        self._learner = learner
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="updates")
+        self._block: Future[Made] | None = None
+        self._next: tuple[Mapping[int, int], Mapping[int, Replay]] = {}, {}
+        self.in_flight: Mapping[int, int] = {}
 
-    @property
-    def under_way(self) -> bool:
-        """Whether a block has begun that nobody has waited for."""
-        return self._block is not None
+    def learn(self, owed: Mapping[int, int], contents: Mapping[int, Replay]) -> Made:
+        """Waits for the updates in flight and returns what they made; these begin at the next `publish_parameters`."""
+        self._next = owed, contents
+        block, self._block, self.in_flight = self._block, None, {}
+        return {} if block is None else block.result()
 
-    def begin(self, block: Callable[[], Any]) -> None:
-        """Starts a block. Nothing that it changes may be touched before `end`."""
-        if self._thread is not None:
-            self._block = self._thread.submit(self._timed, block)
-            return
-        done = Future()
-        with self._watch_waiting():
-            done.set_result(self._timed(block))
-        self._block = done
+    def publish_parameters(self) -> None:
+        """From now on `act` uses what has been learned so far, and the next updates are in flight.
 
-    def end(self) -> Any:
-        """Waits for the block that is under way, and returns what it returned or raises what it raised."""
-        assert self._block is not None, "no block has begun"
-        block, self._block = self._block, None
-        with self._watch_waiting():
-            return block.result()
+        They sample from what the replays hold now.
+        """
+        self._learner.publish_parameters()
+        (owed, contents), self._next = self._next, ({}, {})
+        if owed:
+            snapshots = {seed: replay.snapshot() for seed, replay in contents.items()}
+            self.in_flight = owed
+            self._block = self._thread.submit(self._learner.learn, owed, snapshots)
 
-    @contextmanager
-    def acting(self) -> Iterator[None]:
-        """Around what the actor does."""
-        started = self._clock()
-        yield
-        self._acted += self._clock() - started
+    def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
+        """See `Learner`."""
+        return self._learner.act(observation, is_first, env_step)
 
-    def speeds(self, updates: int) -> dict[str, float]:
-        """Metrics of the last block, of so many updates, and of what was acted since the one before."""
-        total = self._acted + self._waited
-        speeds = {
-            "speed/updates_per_second": updates / self._learned,
-            "speed/actor_waits": 100 * self._waited / total,
-            "speed/learner_waits": 100 * max(0.0, total - self._learned) / total,
-        }
-        self._acted = self._waited = self._learned = 0.0
-        return speeds
+    def snapshot(self, seed: int) -> AgentSnapshot:
+        """See `Learner`."""
+        return self._learner.snapshot(seed)
 
     def close(self) -> None:
         """Waits until the thread is done."""
-        if self._thread is not None:
-            self._thread.shutdown()
-
-    def _timed(self, block: Callable[[], Any]) -> Any:
-        started = self._clock()
-        result = jax.block_until_ready(block())
-        self._learned += self._clock() - started
-        return result
-
-    @contextmanager
-    def _watch_waiting(self) -> Iterator[None]:
-        started = self._clock()
-        yield
-        self._waited += self._clock() - started
+        self._thread.shutdown()

@@ -3,15 +3,15 @@
 XLA divides the program: what is computed from a batch is divided as the batch is, and gradients are summed over the
 devices. The numbers of a run so are those of one device but for the order of sums.
 
-Of several processes the first leads: it collects, evaluates and writes the run's folder. The others read the replay
-there, draw as it draws, and read their share of every batch alone; before each block of updates they are told what
-the replay holds.
+Of several processes the first is the main process: it collects, evaluates and writes the run's folder. The others read
+the replay there, draw as it draws, and read their share of every batch alone; before updates the main process
+broadcasts what the replay holds.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,8 +20,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.errors import UserError, one_line
 from denoised_mdp.model.sharding import AXIS
+from denoised_mdp.runs.replay import Replay
+from denoised_mdp.training.learner import AgentSnapshot, Learner, Made, Pace, Seed, SequentialLearner, as_it_is
+
+END = "end"  # broadcast where the main process is done
 
 
 def join_processes() -> None:
@@ -53,7 +58,7 @@ class Devices:
         if count > here:
             raise UserError(f"devices={count}: there are {here} ({jax.default_backend()})")
         self.processes, process = jax.process_count(), jax.process_index()
-        self.leads = process == 0
+        self.is_main_process = process == 0
         total = count * self.processes
         shared, what = (
             (seeds, f"{seeds} unfinished seeds") if seeds > 1 else (batch_size, f"train.batch_size={batch_size}")
@@ -102,16 +107,16 @@ class Devices:
         """Arrays that were divided, whole on the first device."""
         return jax.device_put(tree, jax.local_devices()[0]) if self.several else tree
 
-    def tell(self, message: Any = None) -> Any:
-        """In every process what the first one gives, plain JSON data; it waits until all have called this."""
+    def broadcast(self, message: Any = None) -> Any:
+        """Returns in every process the message of the main process, plain JSON data; waits until all have called it."""
         if self.processes == 1:
             return message
-        text = np.frombuffer(json.dumps(message).encode() if self.leads else b"", np.uint8)
+        text = np.frombuffer(json.dumps(message).encode() if self.is_main_process else b"", np.uint8)
         size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
         padded = np.zeros(1 << size.bit_length(), np.uint8)  # few lengths, each of which compiles anew
         padded[: text.size] = text
-        told = np.asarray(multihost_utils.broadcast_one_to_all(padded))
-        return json.loads(told[:size].tobytes())
+        received = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+        return json.loads(received[:size].tobytes())
 
     def compiled(self, train_chunk: Callable[..., Any]) -> Any:
         """`Agent.train_chunk` with batches divided; state and metrics come back whole on every device."""
@@ -123,3 +128,65 @@ class Devices:
                 return train_chunk(*arguments)
 
         return jax.jit(divided, donate_argnums=0, out_shardings=self.whole)
+
+
+class DividedLearner(SequentialLearner):
+    """One agent, each of whose batches is divided among several devices, of this process or of all."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        seeds: Sequence[Seed],
+        pace: Pace,
+        devices: Devices,
+        *,
+        to_actor: Callable[[Any], Any] = as_it_is,
+    ):
+        self._devices = devices
+        super().__init__(agent, [self._replicated(seed) for seed in seeds], pace, to_actor=to_actor)
+        self._train_chunk = devices.compiled(agent.train_chunk)
+
+    def _replicated(self, seed: Seed) -> Seed:
+        replicate, divide = self._devices.replicate, self._devices.divide
+        return Seed(
+            seed.snapshot._replace(state=replicate(seed.snapshot.state)),
+            seed.keys._replace(learn=replicate(seed.keys.learn)),
+            lambda contents, updates: divide(seed.sample(contents, updates)),
+        )
+
+    def _state(self, seed: int) -> TrainState:
+        return self._devices.local(self._states[seed])
+
+
+class BroadcastingLearner:
+    """The learner of the main process, which has the other processes compute their share of every update."""
+
+    in_flight: Mapping[int, int] = {}
+
+    def __init__(self, learner: Learner, devices: Devices):
+        self._learner, self._devices = learner, devices
+
+    def learn(self, owed: Mapping[int, int], contents: Mapping[int, Replay]) -> Made:
+        """See `Learner`."""
+        if owed:
+            self._devices.broadcast({"replay": contents[0].index(), "updates": owed[0]})
+        return self._learner.learn(owed, contents)
+
+    def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
+        """See `Learner`."""
+        return self._learner.act(observation, is_first, env_step)
+
+    def publish_parameters(self) -> None:
+        """See `Learner`."""
+        self._learner.publish_parameters()
+
+    def snapshot(self, seed: int) -> AgentSnapshot:
+        """See `Learner`."""
+        return self._learner.snapshot(seed)
+
+
+def follow(learner: Learner, devices: Devices, replay: Replay) -> None:
+    """In every process but the main one: computes this one's share of the updates, until the main process is done."""
+    while (block := devices.broadcast()) != END:
+        replay.restore(block["replay"])
+        learner.learn({0: block["updates"]}, {0: replay})

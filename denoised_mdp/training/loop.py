@@ -9,7 +9,6 @@ import errno
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -26,14 +25,15 @@ from denoised_mdp.runs.evaluation import evaluation_envs
 from denoised_mdp.runs.progress import SHOWN, ProgressLine
 from denoised_mdp.runs.replay import Replay
 from denoised_mdp.training import signals
-from denoised_mdp.training.background import Blocks, two_at_most
-from denoised_mdp.training.devices import Devices, join_processes
-from denoised_mdp.training.run import COLLECT, LEARN, Run
-from denoised_mdp.training.seeds import InTurn, Keys, Metrics, Together, side_by_side
+from denoised_mdp.training.background import BackgroundLearner, copied_to_cpu
+from denoised_mdp.training.devices import END, BroadcastingLearner, Devices, DividedLearner, follow, join_processes
+from denoised_mdp.training.learner import Learner, Made, Pace, Seed, SequentialLearner, as_it_is, check_metrics
+from denoised_mdp.training.run import Run
+from denoised_mdp.training.speeds import Speeds
+from denoised_mdp.training.vectorized import VectorizedLearner, vectorized_agent
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what a disk may refuse to write for
-END = "end"  # told to the processes that follow
 
 
 def train(*configs: Config) -> None:
@@ -49,43 +49,43 @@ def train(*configs: Config) -> None:
     configs = tuple(config for config in configs if not _is_finished(config))
     if not configs:
         return
-    with ExitStack() as locks:
-        training = _run(configs, locks)
+    with _prepared(configs) as training:
+        training.train() if training.devices.is_main_process else training.follow()
     if training.stop_signal is not None:
-        if training.devices.leads:
+        if training.devices.is_main_process:
             stopped = f"stopped by {training.stop_signal} at env step {training.env_step}, saved"
             signals.say(f"{stopped}; the same command goes on")
         signals.pass_on(training.stop_signal)
         raise SystemExit(0)  # a sweep ends too
 
 
-def _run(configs: Sequence[Config], locks: ExitStack) -> Training:
-    """Trains, with the runs' folders locked, of which those that are new are made only once all has been checked."""
-    leads = not configs[0].distributed or jax.process_index() == 0
-    begun = [config for config in configs if leads and (Path(config.run_dir) / run_dir.CONFIG).exists()]
-    for config in begun:
-        locks.enter_context(run_dir.locked(Path(config.run_dir)))
-        checkpoint.set_aside_damaged(Path(config.run_dir))
-    _level(configs)
-    cache_programs()
-    training = Training(*configs)
-    try:
-        if leads:
-            for config in configs:
+@contextmanager
+def _prepared(configs: Sequence[Config]) -> Iterator[Training]:
+    """The training, with the runs' folders locked; those of new runs are made once all has been checked."""
+    is_main_process = not configs[0].distributed or jax.process_index() == 0
+    begun = [config for config in configs if is_main_process and (Path(config.run_dir) / run_dir.CONFIG).exists()]
+    with ExitStack() as locks:
+        for config in begun:
+            locks.enter_context(run_dir.locked(Path(config.run_dir)))
+            checkpoint.set_aside_damaged(Path(config.run_dir))
+        _align(configs)
+        cache_programs()
+        training = Training(*configs)
+        try:
+            for config in configs if is_main_process else ():
                 if config not in begun:
                     locks.enter_context(run_dir.locked(Path(config.run_dir)))
                 run_dir.claim(config)
-        training.train() if training.devices.leads else training.follow()
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        raise UserError(
-            f"run_dir={configs[0].run_dir}: {one_line(error)}; once that is mended the same command goes on from the "
-            "last checkpoint"
-        ) from error
-    finally:
-        training.close()
-    return training
+            yield training
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            raise UserError(
+                f"run_dir={configs[0].run_dir}: {one_line(error)}; once that is mended the same command goes on from "
+                "the last checkpoint"
+            ) from error
+        finally:
+            training.close()
 
 
 def _is_finished(config: Config) -> bool:
@@ -105,8 +105,8 @@ def _is_finished(config: Config) -> bool:
     return finished
 
 
-def _level(configs: Sequence[Config]) -> None:
-    """Has runs that are to go on together do so from the same env step.
+def _align(configs: Sequence[Config]) -> None:
+    """Makes runs that go on together go on from the same env step.
 
     A kill while they were being saved leaves some of them one checkpoint ahead: these go back to the one before.
 
@@ -133,7 +133,7 @@ def _level(configs: Sequence[Config]) -> None:
 class Training:
     """The loop, for runs that differ by their seed alone and so do everything at the same env steps."""
 
-    agents: InTurn | Together  # from `train` on
+    learner: Learner  # from `train` on
 
     def __init__(self, *configs: Config):
         self.config = configs[0]  # that of all, but for seed and run_dir
@@ -141,66 +141,71 @@ class Training:
         self.eval_envs = evaluation_envs(self.config)  # of all, as each evaluation starts them anew
         self.agent = Agent(self.config, self.eval_envs[0].action_size)
         self.runs = [
-            Run(config, self.agent, self.eval_envs, self.devices, progress=len(configs) == 1) for config in configs
+            Run(config, self.agent, self.eval_envs, self.devices, own_line=len(configs) == 1) for config in configs
         ]
         self.envs = [env for run in self.runs for env in run.envs]
-        self.mapped = side_by_side(self.agent, len(self.runs), self.devices)
-        self.blocks = Blocks(beside=self.config.train.staleness > 0)
+        self.vectorized = vectorized_agent(self.agent, len(self.runs), self.devices)
+        self.updates_per_call = self._updates_per_call()
+        shape = (self.updates_per_call, self.config.train.batch_length, self.config.train.batch_size)
+        check_metrics(self.agent, self.runs[0].replay.dtype, shape)
+        self.speeds = Speeds()
         self.line: ProgressLine | None = None  # of several runs; that of one is its logger's
         self.stop_signal: str | None = None
         self.closing = False
+        self._closers = ExitStack()
 
     @property
     def env_step(self) -> int:
         """Where every run is."""
         return self.runs[0].env_step
 
+    @property
+    def at_the_end(self) -> bool:
+        """Whether all has been collected."""
+        return self.env_step >= self.config.train.env_steps
+
     def train(self) -> None:
         """Goes on to the end, or to a signal, and leaves a checkpoint of every run in either case."""
         self._start()
-        with self._signals(), ExitStack() as opened:
-            for run in self.runs:
-                opened.enter_context(run.logger)
-                run.logger.start(run.env_step or None)
-            if len(self.runs) > 1 and self.config.logger.progress:
-                speed = self.runs[0].logger.speed  # that of each
-                self.line = ProgressLine(self.config.train.env_steps, speed, seeds=len(self.runs))
-                opened.enter_context(closing(self.line))
-            self._save(lambda run: run.saved[0] < 0)  # early, so that each has something to go on from
+        with self._signals(), self._logging():
+            self._save(lambda run: run.saved is None)
             while True:
-                self._learn()
-                if not self.blocks.under_way:  # else these wait, for at most `train.every` env steps
+                owed = self._updates_owed()
+                if owed or self.at_the_end:
+                    with self.speeds.waiting():
+                        made = self.learner.learn(owed, self._contents(owed))
+                    self._record(made)
+                    self._finish_in_flight()
+                if not self.learner.in_flight:  # else these wait, for at most `train.every` env steps
                     self._evaluate()
                     if self.stop_signal is not None:  # before another step, so that the rest of this one comes first
                         break
-                    if self.env_step >= self.config.train.env_steps:
+                    if self.at_the_end:
                         for run in self.runs:
-                            run.finished = run.updates > 0
+                            run.finish()
                         break
-                    self._save(lambda run: run.is_due(run.config.checkpoint.every, since=run.saved[0]))
-                    self._begin_block()
-                with self.blocks.acting():
+                    self._save(Run.checkpoint_due)
+                    if owed:
+                        self.learner.publish_parameters()
+                with self.speeds.acting():
                     self._collect()
                 self._show_progress()
             self._save(lambda run: True)
-            self.devices.tell(END)
+            self.devices.broadcast(END)
         if self.stop_signal is None:
             for run in self.runs:
                 run.check_learned()
 
     def follow(self) -> None:
-        """In a process that does not lead: the updates that it is told to compute its share of, to the end."""
+        """In a process that is not the main one: its share of the updates, to the end."""
         self._start()
-        (run,) = self.runs
         with self._signals():
-            while (block := self.devices.tell()) != END:
-                run.replay.restore(block["replay"])
-                self._block({0: block["updates"]}, {0: run.replay})
+            follow(self.learner, self.devices, self.runs[0].replay)
 
     def close(self) -> None:
         """Frees the simulators and files: a sweep goes on in this process."""
         self.closing = True
-        self.blocks.close()
+        self._closers.close()
         for env in (*self.envs, *self.eval_envs):
             env.close()
         for run in self.runs:
@@ -209,21 +214,74 @@ class Training:
     def _start(self) -> None:
         """Where every run goes on from; in all processes from the same checkpoint."""
         paths = [checkpoint.latest(run.folder) for run in self.runs]
-        names = self.devices.tell([path.name if path else None for path in paths])
-        minds = [run.restore(name) for run, name in zip(self.runs, names, strict=True)]
-        self.devices.tell()  # the others have read the checkpoint too
-        keys = [Keys(learn=run.keys[LEARN], collect=run.keys[COLLECT]) for run in self.runs]
+        names = self.devices.broadcast([path.name if path else None for path in paths])
+        snapshots = [run.restore(name) for run, name in zip(self.runs, names, strict=True)]
+        self.devices.broadcast()  # the others have read the checkpoint too
+        self.learner = self._new_learner(
+            [Seed(snapshot, run.keys, run.sample) for run, snapshot in zip(self.runs, snapshots, strict=True)]
+        )
+
+    def _new_learner(self, seeds: Sequence[Seed]) -> Learner:
+        """The learner that the configuration asks for: by default a `SequentialLearner`, as it is."""
         stale = self.config.train.staleness > 0
-        if self.mapped:
-            self.agents = Together(self.mapped, minds, keys, self.devices, stale=stale)
+        pace = Pace(self.updates_per_call, self._interrupted, self.speeds)
+        to_actor = copied_to_cpu if stale else as_it_is
+        if self.vectorized is not None:
+            learner = VectorizedLearner(self.vectorized, seeds, pace, self.devices, to_actor=to_actor)
+        elif self.devices.several:
+            learner = DividedLearner(self.agent, seeds, pace, self.devices, to_actor=to_actor)
         else:
-            self.agents = InTurn(self.agent, minds, keys, self.devices, stale=stale)
+            learner = SequentialLearner(self.agent, seeds, pace, to_actor=to_actor)
+        if not self.devices.is_main_process:
+            return learner
+        if self.devices.processes > 1:
+            learner = BroadcastingLearner(learner, self.devices)
+        return self._closers.enter_context(closing(BackgroundLearner(learner))) if stale else learner
+
+    def _updates_per_call(self) -> int:
+        """A divisor of `train.updates`, so that twice the batches of a call fit `replay.memory_mb`."""
+        train, seeds = self.config.train, len(self.runs)
+        batch_bytes = train.batch_size * train.batch_length * self.runs[0].replay.dtype.itemsize
+        held = seeds if self.vectorized is None else 2 * seeds  # each by itself, and all on one axis
+        fits = max(1, self.config.replay.memory_mb * 2**20 // (2 * held * batch_bytes))
+        return max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
+
+    def _interrupted(self) -> bool:
+        """Whether updates stop now; beside collecting, or in several processes, a block of them is finished first."""
+        at_once = not self.config.train.staleness and self.devices.processes == 1
+        return self.closing or (self.stop_signal is not None and at_once)
+
+    def _updates_owed(self) -> dict[int, int]:
+        """By seed, the updates that are due."""
+        in_flight = self.learner.in_flight
+        return {i: owed for i, run in enumerate(self.runs) if (owed := run.updates_owed(in_flight.get(i, 0)))}
+
+    def _contents(self, owed: Mapping[int, int]) -> dict[int, Replay]:
+        """The replays of these seeds, on the disk as far as other processes read them there."""
+        if self.devices.processes > 1:
+            self.runs[0].replay.flush()
+        return {i: self.runs[i].replay for i in owed}
+
+    def _record(self, made: Made) -> None:
+        """Counts and logs updates that have been made."""
+        if made:
+            speeds = self.speeds.metrics(max(updates for updates, _ in made.values()))
+            for i, (updates, means) in made.items():
+                self.runs[i].record_updates(updates, means, speeds)
+
+    def _finish_in_flight(self) -> None:
+        """At the end, with updates beside collecting: the last ones, which the learner has only accepted yet."""
+        if self.at_the_end and self.config.train.staleness:
+            self.learner.publish_parameters()
+            with self.speeds.waiting():
+                made = self.learner.learn({}, {})
+            self._record(made)
 
     def _collect(self) -> None:
         """One agent step in every environment; a reset first, where an episode begins."""
         if self.config.replay.source is not None:  # env steps only pace the updates, so that plots stay comparable
             for run in self.runs:
-                run.env_step += self.config.train.every
+                run.advance(self.config.train.every)
             return
         each = self.config.train.envs
         steps = [step for run in self.runs for step in run.steps]
@@ -243,80 +301,31 @@ class Training:
         steps = [[step for step in run.steps if step is not None] for run in self.runs]
         observation = np.stack([[step.observation for step in of_run] for of_run in steps])
         is_first = np.array([[step.is_first for step in of_run] for of_run in steps])
-        actions = self.agents.act(observation, is_first, self.env_step)
+        actions = self.learner.act(observation, is_first, self.env_step)
         return actions.reshape(-1, self.agent.action_size)
-
-    def _learn(self) -> None:
-        """Where updates are due: waits for those that are under way, and, without staleness, does the next at once."""
-        at_the_end = self.env_step >= self.config.train.env_steps
-        if any(run.updates_owed() for run in self.runs) or at_the_end:
-            self._end_block()
-            if at_the_end or not self.config.train.staleness:
-                self._begin_block()
-                self._end_block()
-
-    def _begin_block(self) -> None:
-        """Begins the updates that are owed; what has been collected by now is what they sample from."""
-        owed = {i: updates for i, run in enumerate(self.runs) if (updates := run.updates_owed())}
-        if not owed:
-            return
-        contents = {i: self.runs[i].replay for i in owed}
-        if self.config.train.staleness:
-            contents = {i: replay.snapshot() for i, replay in contents.items()}
-            self.agents.hand_over()
-        for i, updates in owed.items():
-            self.runs[i].begun = updates
-        if self.devices.processes > 1:
-            self.runs[0].replay.flush()
-            self.devices.tell({"replay": contents[0].index(), "updates": owed[0]})
-        self.blocks.begin(partial(self._block, owed, contents))
-
-    def _block(self, owed: Mapping[int, int], contents: Mapping[int, Replay]) -> dict[int, list[tuple[int, Metrics]]]:
-        """So many updates of each run: how many each chunk made, and their mean metrics."""
-        made: dict[int, list[tuple[int, Metrics]]] = {i: [] for i in owed}
-        for updates, found in two_at_most(self._chunks(owed, contents)):
-            for i, metrics in found.items():
-                made[i].append((updates, metrics))
-        return made
-
-    def _chunks(
-        self, owed: Mapping[int, int], contents: Mapping[int, Replay]
-    ) -> Iterator[tuple[int, dict[int, Metrics]]]:
-        """These updates in equal chunks, each under way; one of another length would compile anew."""
-        samplers = {i: self.runs[i].sampler(replay) for i, replay in contents.items()}
-        at_once = not self.config.train.staleness and self.devices.processes == 1  # else a stop waits for the block
-        while owed and not (self.closing or (self.stop_signal is not None and at_once)):
-            updates = min(self._chunk(), *owed.values())
-            yield updates, self.agents.train_chunk({i: partial(samplers[i], updates) for i in owed})
-            owed = {i: left for i, n in owed.items() if (left := n - updates)}
-
-    def _end_block(self) -> None:
-        """Waits for the updates that are under way, takes over what they have learned and logs it."""
-        if not self.blocks.under_way:
-            return
-        made = self.blocks.end()
-        speeds = self.blocks.speeds(max(sum(n for n, _ in chunks) for chunks in made.values()))
-        for i, chunks in made.items():
-            self.runs[i].took(chunks, speeds)
-        if not self.config.train.staleness:
-            self.agents.hand_over()
-
-    def _chunk(self) -> int:
-        """So many updates at a time, a divisor of `train.updates`, that twice their batches fit `replay.memory_mb`."""
-        train = self.config.train
-        batch_bytes = train.batch_size * train.batch_length * self.runs[0].replay.dtype.itemsize
-        fits = max(1, self.config.replay.memory_mb * 2**20 // (2 * self.agents.batches_held * batch_bytes))
-        return max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
 
     def _evaluate(self) -> None:
         for i, run in enumerate(self.runs):
-            if self.stop_signal is None and (wanted := run.wanted()):
-                run.evaluate(self.agents[i].state, wanted)
+            if self.stop_signal is None and (due := run.evaluations_due()):
+                run.evaluate(self.learner.snapshot(i).state, due)
 
     def _save(self, is_due: Callable[[Run], bool]) -> None:
         for i, run in enumerate(self.runs):
             if is_due(run):
-                run.save(self.agents[i])
+                run.save(self.learner.snapshot(i))
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        """Inside, every run has a logger; several runs have a progress line together."""
+        with ExitStack() as opened:
+            for run in self.runs:
+                opened.enter_context(run.logger)
+                run.logger.start(run.env_step or None)
+            if len(self.runs) > 1 and self.config.logger.progress:
+                speed = self.runs[0].logger.speed  # that of each
+                self.line = ProgressLine(self.config.train.env_steps, speed, seeds=len(self.runs))
+                opened.enter_context(closing(self.line))
+            yield
 
     def _show_progress(self) -> None:
         for run in self.runs:

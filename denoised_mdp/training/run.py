@@ -6,10 +6,9 @@ Shapes: N = environments, A = action; all other letters are those of `agent`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -26,8 +25,8 @@ from denoised_mdp.runs.evaluation import rollout, summary, training_envs
 from denoised_mdp.runs.logger import Logger
 from denoised_mdp.runs.replay import Batch, Replay
 from denoised_mdp.training.devices import Devices
+from denoised_mdp.training.learner import WATCHED, AgentSnapshot, Keys
 from denoised_mdp.training.prefill import HOLD, PREFILLS
-from denoised_mdp.training.seeds import Metrics, Mind
 
 if TYPE_CHECKING:
     from denoised_mdp.analysis.factorization.monitor import Monitor
@@ -38,40 +37,51 @@ _log = logging.getLogger(__name__)
 # that a resumed run draws what an uninterrupted one would.
 INITIALISE, COLLECT, LEARN, EVALUATE = range(4)
 
+Evaluation = Literal["returns", "video", "analysis"]
+
+
+class Progress(NamedTuple):
+    """How far a run is; `progress.json` in each of its checkpoints has these numbers too."""
+
+    env_step: int = 0
+    updates: int = 0
+    evaluated_at: int = -1  # the env step of the last evaluation; -1 before the first
+    finished: bool = False
+
 
 class Run:
     """What belongs to one seed, in one folder; its last checkpoint holds all it needs to go on exactly.
 
-    What its agent has learned is not here, as that of several seeds may lie in the same arrays: a `Mind` is passed.
+    What its agent has learned is not here, as that of several seeds may lie in the same arrays: an `AgentSnapshot` is
+    passed.
     """
 
-    def __init__(self, config: Config, agent: Agent, eval_envs: Sequence[AnyEnv], devices: Devices, *, progress: bool):
-        """`progress`: whether to have a line of its own, if the configuration wants one."""
+    def __init__(self, config: Config, agent: Agent, eval_envs: Sequence[AnyEnv], devices: Devices, *, own_line: bool):
+        """`own_line`: whether it has a progress line of its own, if the configuration wants one."""
         self.config, self.folder = config, Path(config.run_dir)
         self.envs = training_envs(config)
         self.eval_envs = eval_envs
         self.agent, self.devices = agent, devices
-        self.keys = jax.random.split(jax.random.key(config.seed), 4)
+        self._keys = jax.random.split(jax.random.key(config.seed), 4)
+        self.keys = Keys(learn=self._keys[LEARN], collect=self._keys[COLLECT])
         self.rng = np.random.default_rng(config.seed)
         self.collects = config.replay.source is None
         self.replay = self._open_replay()
-        self.on_device = self._open_device_replay() if config.replay.device else None
+        self.device_replay = self._open_device_replay() if config.replay.device else None
         self.logger = Logger(
             self.folder,
             total_env_steps=config.train.env_steps,
             tensorboard=config.logger.tensorboard,
             wandb_mode=config.logger.wandb,
-            progress=progress and config.logger.progress,
+            progress=own_line and config.logger.progress,
             config=config.model_dump(),
         )
         self.steps: list[Step | None] = [None] * len(self.envs)  # the current ones; None before the first reset
         self.episode_returns, self.episode_lengths = [0.0] * len(self.envs), [0] * len(self.envs)
-        self.env_step = self.updates = self.begun = 0  # begun: updates under way
-        self.evaluated_at = -1
-        self.finished = False
-        self.saved = (-1, 0, -1, False)  # env step, updates, last evaluation, finished: of the newest checkpoint
-        self.told: set[str] = set()  # which warnings have been given: each is, once
-        self.monitor: Monitor | None = None  # made when it is first wanted
+        self.progress = Progress()
+        self.saved: Progress | None = None  # the progress in the newest checkpoint
+        self.warned: set[str] = set()  # each warning is given once
+        self.monitor: Monitor | None = None  # made by the first analysis
 
     def _open_replay(self) -> Replay:
         shapes = {"observation_shape": self.envs[0].observation_shape, "action_size": self.envs[0].action_size}
@@ -91,7 +101,7 @@ class Run:
             include_running=replay.include_running,
             **shapes,
         )
-        return ours if self.devices.leads else ours.snapshot()
+        return ours if self.devices.is_main_process else ours.snapshot()
 
     def _open_device_replay(self) -> DeviceReplay:
         train, env = self.config.train, self.config.env
@@ -105,9 +115,26 @@ class Run:
         rows = ours if self.collects else self.replay.num_steps
         return DeviceReplay(self.replay.dtype, rows, self.devices.whole, share=SHARE / self.devices.seeds)
 
+    @property
+    def env_step(self) -> int:
+        """Simulator frames so far."""
+        return self.progress.env_step
+
+    def advance(self, frames: int) -> None:
+        """So many simulator frames have passed."""
+        self.progress = self.progress._replace(env_step=self.env_step + frames)
+
+    def finish(self) -> None:
+        """The end has been reached; a run without an update is not finished."""
+        self.progress = self.progress._replace(finished=self.progress.updates > 0)
+
     def is_due(self, every: int, *, since: int) -> bool:
         """Whether a multiple of `every` env steps lies after `since`, up to now."""
         return self.env_step // every > since // every
+
+    def checkpoint_due(self) -> bool:
+        """Whether it is time to save; before the first step too, so that each run has something to go on from."""
+        return self.saved is None or self.is_due(self.config.checkpoint.every, since=self.saved.env_step)
 
     def begin_episode(self, i: int, step: Step) -> None:
         """Environment i has been reset."""
@@ -118,7 +145,7 @@ class Run:
         """Environment i has taken an action [A], which led to `step`."""
         self.steps[i] = step
         self.replay.add(step, action, stream=i)
-        self.env_step += self.envs[i].action_repeat
+        self.advance(self.envs[i].action_repeat)
         self.episode_returns[i] += step.reward
         self.episode_lengths[i] += 1
         if step.is_terminal and not self.config.model.continue_head:
@@ -147,21 +174,21 @@ class Run:
             )
 
     def _warn_once(self, what: str, message: str) -> None:
-        if what not in self.told:
-            self.told.add(what)
+        if what not in self.warned:
+            self.warned.add(what)
             _log.warning("%s", message)
 
     def random_actions(self) -> np.ndarray:
         """The prefill's, [N, A]."""
         stretch = HOLD * self.config.env.action_repeat * len(self.envs)
         act, shape = PREFILLS[self.config.train.prefill_policy], (len(self.envs), self.agent.action_size)
-        return act(self.keys[COLLECT], self.env_step, stretch, shape)
+        return act(self._keys[COLLECT], self.env_step, stretch, shape)
 
-    def updates_owed(self) -> int:
-        """What is missing, and not under way, to `train.updates` for each `train.every` env steps since the prefill."""
+    def updates_owed(self, in_flight: int = 0) -> int:
+        """What is missing, and not in flight, to `train.updates` for each `train.every` env steps since the prefill."""
         train = self.config.train
         blocks = self.env_step // train.every - -(-train.prefill // train.every) + 1
-        owed = train.updates * max(0, blocks) - self.updates - self.begun
+        owed = train.updates * max(0, blocks) - self.progress.updates - in_flight
         if owed <= 0:
             return 0
         if self.replay.can_sample(train.batch_length):
@@ -179,59 +206,63 @@ class Run:
         Raises:
             UserError: not a single update has been made.
         """
-        if not self.updates:
+        if not self.progress.updates:
             raise UserError(
                 f"{self.folder} has learned nothing in {self.env_step} env steps, as {self._missing()}: the same "
                 "command with a larger train.env_steps goes on, or begin another run with a smaller "
                 "train.batch_length or replay.include_running=true"
             )
 
-    def sampler(self, contents: Replay) -> Callable[[int], Batch | Gathered]:
-        """What draws the batches [K, T, B] of K updates: from the copy on the device, or from the disk.
+    def sample(self, contents: Replay, updates: int) -> Batch | Gathered:
+        """Draws the batches [K, T, B] of K updates from the disk, or from the copy of it on the device.
 
-        Of several processes each reads its share of B there.
+        Of several processes each reads its share of B.
         """
-        if self.on_device is None:
-            sample = partial(contents.sample, columns=self.devices.columns)
-        else:
-            self.on_device.update(contents)
-            sample = self.on_device.sample
-        return lambda updates: sample(self.rng, updates, self.config.train.batch_length, self.config.train.batch_size)
+        length, batch = self.config.train.batch_length, self.config.train.batch_size
+        if self.device_replay is None:
+            return contents.sample(self.rng, updates, length, batch, columns=self.devices.columns)
+        self.device_replay.update(contents)
+        return self.device_replay.sample(self.rng, updates, length, batch)
 
-    def took(self, chunks: Sequence[tuple[int, Metrics]], speeds: Mapping[str, float]) -> None:
-        """These updates have been made, in chunks with their mean metrics.
+    def record_updates(self, updates: int, means: Mapping[str, float], speeds: Mapping[str, float]) -> None:
+        """Counts updates that have been made, and logs their mean metrics.
 
         Raises:
             UserError: the loss is not finite.
         """
-        self.updates, self.begun = self.updates + sum(n for n, _ in chunks), 0
-        if not chunks:
+        if not updates:
             return
-        means = {name: float(np.mean([metrics[name] for _, metrics in chunks])) for name in chunks[0][1]}
-        if not np.isfinite(means["model/loss"] + means["policy/actor_loss"] + means["policy/critic_loss"]):
+        self.progress = self.progress._replace(updates=self.progress.updates + updates)
+        if not np.isfinite(sum(means[name] for name in WATCHED)):
+            saved = self.saved.env_step if self.saved is not None else 0
             raise UserError(
                 f"the loss is not finite at env step {self.env_step} of {self.folder}; the last checkpoint is of env "
-                f"step {self.saved[0]}: lower the learning rates, or look at what the environment rewards"
+                f"step {saved}: lower the learning rates, or look at what the environment rewards"
             )
-        means["train/updates"] = self.updates
-        means["speed/env_steps_per_second"] = self.logger.env_steps_per_second or 0.0
-        self.logger.log(self.env_step, {**means, **speeds})
+        speed = self.logger.env_steps_per_second or 0.0
+        counts = {"train/updates": self.progress.updates, "speed/env_steps_per_second": speed}
+        self.logger.log(self.env_step, {**means, **counts, **speeds})
 
-    def wanted(self) -> set[str]:
-        """What an evaluation is due of: returns, a film, the analysis."""
-        evaluate, analysis = self.config.evaluate, self.config.analysis
-        every = {"returns": evaluate.every, "film": evaluate.video_every, "analysis": analysis.every}
-        wanted = {name for name, n in every.items() if n is not None and self.is_due(n, since=self.evaluated_at)}
-        at_the_end = self.evaluated_at < self.env_step >= self.config.train.env_steps
-        return wanted | {"returns"} if at_the_end else wanted
+    def evaluations_due(self) -> set[Evaluation]:
+        """What is to be evaluated now."""
+        evaluate, analysis, since = self.config.evaluate, self.config.analysis, self.progress.evaluated_at
+        every: dict[Evaluation, int | None] = {
+            "returns": evaluate.every,
+            "video": evaluate.video_every,
+            "analysis": analysis.every,
+        }
+        due: set[Evaluation] = {name for name, n in every.items() if n is not None and self.is_due(n, since=since)}
+        if since < self.env_step >= self.config.train.env_steps:
+            due.add("returns")
+        return due
 
-    def evaluate(self, state: TrainState, wanted: set[str]) -> None:
+    def evaluate(self, state: TrainState, due: set[Evaluation]) -> None:
         """The held-out returns, and now and then a picture of what the model believes, and what its parts know."""
-        if "analysis" in wanted:
+        if "analysis" in due:
             self._analyse(state)
-        if wanted & {"returns", "film"}:
-            self._rollout(state, film="film" in wanted)
-        self.evaluated_at = self.env_step
+        if due & {"returns", "video"}:
+            self._rollout(state, video="video" in due)
+        self.progress = self.progress._replace(evaluated_at=self.env_step)
 
     def _analyse(self, state: TrainState) -> None:
         """How the parts share the truth, and the alarm if one is due; an untrained model has no part to speak of."""
@@ -244,32 +275,31 @@ class Run:
             self.monitor = Monitor(self.eval_envs[: analysis.clips], repeats=analysis.repeats, seed=seed)
         metrics, alarms = self.monitor(state.world_model)
         self.logger.log(self.env_step, metrics)
-        for alarm in alarms if self.updates else ():
+        for alarm in alarms if self.progress.updates else ():
             _log.warning("env step %d: %s", self.env_step, alarm.text)
 
-    def _rollout(self, state: TrainState, *, film: bool) -> None:
+    def _rollout(self, state: TrainState, *, video: bool) -> None:
         evaluate = self.config.evaluate
-        key, draw_key = jax.random.split(jax.random.fold_in(self.keys[EVALUATE], self.env_step))
-        episodes = rollout(self.agent, state, self.eval_envs, key, seed=evaluate.seed, record=int(film))
+        key, draw_key = jax.random.split(jax.random.fold_in(self._keys[EVALUATE], self.env_step))
+        episodes = rollout(self.agent, state, self.eval_envs, key, seed=evaluate.seed, record=int(video))
         self.logger.log(self.env_step, summary(episodes))
-        if film:
+        if video:
             rows = visualize.decompose(state.world_model, episodes[0].observation, episodes[0].action, draw_key)
-            picture, video = visualize.write(self.folder / "videos" / f"{self.env_step:09d}", rows)
+            picture, film = visualize.write(self.folder / "videos" / f"{self.env_step:09d}", rows)
             self.logger.image(self.env_step, "evaluate/picture", picture)
-            self.logger.video(self.env_step, "evaluate/video", video)
+            self.logger.video(self.env_step, "evaluate/video", film)
 
-    def save(self, mind: Mind) -> None:
+    def save(self, snapshot: AgentSnapshot) -> None:
         """A checkpoint: arrays of the agent, and as plain data whatever else the next step depends on."""
-        now = (self.env_step, self.updates, self.evaluated_at, self.finished)
-        if now == self.saved:
+        if self.progress == self.saved:
             return
-        self.saved = now
+        self.saved = self.progress
         self.logger.flush()
         progress = {
-            "env_step": self.env_step,
-            "finished": self.finished,
-            "evaluated_at": self.evaluated_at,
-            "updates": self.updates,
+            "env_step": self.progress.env_step,
+            "finished": self.progress.finished,
+            "evaluated_at": self.progress.evaluated_at,
+            "updates": self.progress.updates,
             "episode_returns": self.episode_returns,
             "episode_lengths": self.episode_lengths,
             "sampling": self.rng.bit_generator.state,
@@ -278,23 +308,22 @@ class Run:
         if self.collects:
             self.replay.flush()
             progress["envs"] = [env.state() for env in self.envs]
-        checkpoint.save(self.folder, self.env_step, tuple(mind), progress, keep=self.config.checkpoint.keep)
+        checkpoint.save(self.folder, self.env_step, tuple(snapshot), progress, keep=self.config.checkpoint.keep)
         if self.collects:
             self.replay.release(checkpoint.load_progress(checkpoint.all_of(self.folder)[0])["replay"])
 
-    def restore(self, name: str | None) -> Mind:
+    def restore(self, name: str | None) -> AgentSnapshot:
         """Goes back to the checkpoint of that name, or to the beginning; returns the agent's part of it."""
         memory = self.agent.initial(len(self.envs))
         if name is None:
-            if self.collects and self.devices.leads:
+            if self.collects and self.devices.is_main_process:
                 self.replay.restore(None)
-            return Mind(self.agent.create(self.keys[INITIALISE]), memory)
+            return AgentSnapshot(self.agent.create(self._keys[INITIALISE]), memory)
         path = self.folder / checkpoint.FOLDER / name
         progress = checkpoint.load_progress(path)
-        mind = Mind._make(checkpoint.load_state(path, (self.agent.shapes(), memory)))
-        self.env_step, self.updates = progress["env_step"], progress["updates"]
-        self.evaluated_at = progress["evaluated_at"]
-        self.saved = (self.env_step, self.updates, self.evaluated_at, progress["finished"])
+        snapshot = AgentSnapshot._make(checkpoint.load_state(path, (self.agent.shapes(), memory)))
+        self.saved = Progress(*(progress[field] for field in Progress._fields))
+        self.progress = self.saved._replace(finished=False)
         if "env" in progress:  # of a run that began when one environment was all there could be
             singular = {"envs": "env", "episode_returns": "episode_return", "episode_lengths": "episode_length"}
             progress |= {name: [progress[old]] for name, old in singular.items()}
@@ -303,6 +332,6 @@ class Run:
         self.replay.restore(progress["replay"])
         if self.collects:
             self.steps = [env.restore(state) for env, state in zip(self.envs, progress["envs"], strict=True)]
-        if self.devices.leads:
+        if self.devices.is_main_process:
             _log.info("%s goes on from env step %d", self.folder, self.env_step)
-        return mind
+        return snapshot

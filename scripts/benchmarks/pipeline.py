@@ -19,7 +19,8 @@ from denoised_mdp.config import Config
 from denoised_mdp.runs.device_replay import DeviceReplay
 from denoised_mdp.runs.replay import Replay
 from denoised_mdp.training import loop
-from denoised_mdp.training.seeds import InTurn, Together
+from denoised_mdp.training.learner import SequentialLearner
+from denoised_mdp.training.vectorized import VectorizedLearner
 
 PARTS = {
     "environment": "simulating and rendering, of all environments together",
@@ -96,14 +97,16 @@ def measure(configs: Sequence[Config], *, blocks: int) -> list[Row]:
         watch.on(Replay, "sample", "sample")  # of snapshots too
         watch.on(DeviceReplay, "update", "sample")
         watch.on(DeviceReplay, "sample", "sample")
-        watch.on(InTurn, "act", "acting")
-        watch.on(Together, "act", "acting")
+        watch.on(SequentialLearner, "act", "acting")
+        watch.on(VectorizedLearner, "act", "acting")
         for run in training.runs:
-            run.evaluated_at = 0  # no evaluation before the first step
-        if training.mapped:
-            watch.on_dispatch(training.mapped, "train_chunk", "learn")
-        else:
+            run.progress = run.progress._replace(evaluated_at=0)  # no evaluation before the first step
+        if training.vectorized is not None:
+            watch.on_dispatch(training.vectorized, "train_chunk", "learn")
+        elif training.devices.several:
             watch.on_compiled(training.devices, "compiled", "learn")
+        else:
+            watch.on_dispatch(training.agent, "train_chunk", "learn")
         try:
             training.train()
         finally:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from denoised_mdp.envs import NO_NOISE, QUALITIES, make
+from denoised_mdp.config.compose import compose
+from denoised_mdp.envs import QUALITIES, make
 from denoised_mdp.envs.render.backend import choose, works
 
 PAPER_TASKS = ("cheetah_run", "walker_walk", "reacher_easy")
@@ -46,7 +47,7 @@ def rate(task: str, *, noise: str, backend: str, quality: str, frames: int) -> R
     env = make(
         env={"name": "dmc", "task": task, "image_size": 64, "action_repeat": 2, "camera": 0},
         render={"backend": backend, "quality": quality},
-        noise=NO_NOISE | (_VIDEO if noise == "video_background" else {}),
+        noise=compose(["noise=none"]).noise.model_dump() | (_VIDEO if noise == "video_background" else {}),
         seed=0,
         split="train",
     )

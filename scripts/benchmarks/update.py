@@ -17,7 +17,7 @@ from denoised_mdp.agent import Agent
 from denoised_mdp.config import Config
 from denoised_mdp.runs.replay import Batch
 from denoised_mdp.training.devices import Devices
-from denoised_mdp.training.seeds import Mapped, stack
+from denoised_mdp.training.vectorized import VectorizedAgent, stack
 
 
 def random_batches(config: Config, action_size: int, updates: int) -> Batch:
@@ -49,7 +49,7 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds
     state = agent.create(key)
     traced = flops.of_program(agent.train_step, state, jax.tree.map(lambda v: v[0], batches), key)
     if seeds > 1:
-        train_chunk = Mapped(agent, seeds, devices.by_seed).train_chunk
+        train_chunk = VectorizedAgent(agent, seeds, devices.by_seed).train_chunk
         state, batches = (devices.divide_seeds(stack([tree] * seeds)) for tree in (state, batches))
         key = stack([key] * seeds)
     else:

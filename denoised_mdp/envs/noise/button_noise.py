@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import dm_env
 import numpy as np
 from numpy.typing import NDArray
 
+from denoised_mdp.envs.noise.random_layer import RandomLayer
 from denoised_mdp.envs.robodesk.stage import Stage
-from denoised_mdp.envs.world import Layer, World, stream
+from denoised_mdp.envs.world import World
 
 _SLOW, _FAST = 0.295, 0.0125  # of what stays from step to step, and of what does not
 _CORRELATION = 0.96**0.5
 _BUTTONS = ("red_button_noise", "green_button_noise", "blue_button_noise")
 
 
-class ButtonNoise(Layer):
+class ButtonNoise(RandomLayer):
     """Adds a slow process and white noise to each reading, which is 0 at rest and 1 for a button that is pressed.
 
     The slow one begins at a standard deviation of 1 and is mixed with 1 - a of a new draw, not with the (1 - a^2)^(1/2)
     that would keep it there. So the noise fades from 0.295 at a reset to 0.03 (code).
     """
+
+    stream = "buttons"
 
     def __init__(self, world: World, stage: Stage, *, strength: float, rewarded: bool, rng: np.random.Generator):
         """
@@ -30,8 +30,8 @@ class ButtonNoise(Layer):
             strength: 1 is the paper's.
             rewarded: whether the reward depends on the reading of the green button.
         """
-        super().__init__(world)
-        self._stage, self._strength, self._rng = stage, strength, rng
+        super().__init__(world, rng)
+        self._stage, self._strength = stage, strength
         self._slow = np.zeros(3)
         self._noise = stage.button_noise = np.zeros(3)
         self.factor_kinds |= {name: "neither" for name in _BUTTONS}
@@ -52,24 +52,6 @@ class ButtonNoise(Layer):
         noise = {name: np.array(value) for name, value in zip(_BUTTONS, self._noise, strict=True)}
         return {**super().factors(), **noise}
 
-    def seed(self, seed: np.random.SeedSequence) -> None:
-        super().seed(seed)
-        self._start_anew(seed)
-
-    def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        super().seed_noise(seed)
-        self._start_anew(seed)
-
-    def state(self) -> dict[str, Any]:
-        return {"world": super().state(), "random": self._rng.bit_generator.state}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        super().set_state(state["world"])
-        self._rng.bit_generator.state = state["random"]
-
     def _read(self) -> None:
         noise = _SLOW * self._slow + _FAST * self._rng.standard_normal(3)
         self._noise = self._stage.button_noise = self._strength * noise
-
-    def _start_anew(self, seed: np.random.SeedSequence) -> None:
-        self._rng = np.random.default_rng(stream(seed, "buttons"))

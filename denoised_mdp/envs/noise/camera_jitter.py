@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import dm_env
 import numpy as np
 from numpy.typing import NDArray
 
+from denoised_mdp.envs.noise.random_layer import RandomLayer
 from denoised_mdp.envs.noise.smooth_walk import SmoothWalk
-from denoised_mdp.envs.world import Layer, Picture, World, stream
+from denoised_mdp.envs.world import Picture, World
 
 _PIXELS = 120  # by which a picture of 64 pixels moves for a unit of the walk (code)
 
 
-class CameraJitter(Layer):
+class CameraJitter(RandomLayer):
     """A step of the walk at each control step but an episode's last one, and a new start in each episode.
 
     Its factor `camera_offset` [2] is how far the picture is moved: pixels to the right and down.
     """
 
+    stream = "camera"
+
     def __init__(self, world: World, *, strength: float, image_size: int, rng: np.random.Generator):
         """Args: `strength`: 1 is the paper's."""
-        super().__init__(world)
+        super().__init__(world, rng)
         self._walk, self._scale = SmoothWalk(2, rng), strength * _PIXELS * image_size / 64
         self.factor_kinds["camera_offset"] = "neither"
 
@@ -49,27 +49,9 @@ class CameraJitter(Layer):
         mask = super().robot_mask()
         return None if mask is None else moved_mask(mask, self._offset)
 
-    def seed(self, seed: np.random.SeedSequence) -> None:
-        super().seed(seed)
-        self._start_anew(seed)
-
-    def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        super().seed_noise(seed)
-        self._start_anew(seed)
-
-    def state(self) -> dict[str, Any]:
-        return {"world": super().state(), "random": self._walk.rng.bit_generator.state}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        super().set_state(state["world"])
-        self._walk.rng.bit_generator.state = state["random"]
-
     @property
     def _offset(self) -> NDArray[np.float64]:
         return self._scale * self._walk.position
-
-    def _start_anew(self, seed: np.random.SeedSequence) -> None:
-        self._walk.rng = np.random.default_rng(stream(seed, "camera"))
 
 
 def moved(picture: NDArray[np.uint8], offset: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import dm_env
 import numpy as np
 from numpy.typing import NDArray
 
+from denoised_mdp.envs.noise.random_layer import RandomLayer
 from denoised_mdp.envs.robodesk.stage import Stage
-from denoised_mdp.envs.world import Layer, World, stream
+from denoised_mdp.envs.world import World
 
 _RADIUS = np.array([0.5, 0.5**0.5, 1.0])  # metres
 _SPEED = np.array([5**0.5, 1.0, 3**-0.5]) / 30  # radians a step, in the mean; the standard deviation is half of it
@@ -19,16 +17,18 @@ _PITCH = np.array([1.0, 8**0.5, 28**0.5]) / 15  # radians a step, of the flicker
 _SWING, _DIM, _FLICKER = 0.3, 0.15, 0.15  # amplitude of the intensity, what is taken off, standard deviation
 
 
-class MovingLights(Layer):
+class MovingLights(RandomLayer):
     """Each light goes round its place, never back, and its intensity is a noisy sine where that is positive.
 
     The headlight is brighter meanwhile. The reference draws an intensity for each picture, here it is one for each
     control step, so that a picture changes nothing.
     """
 
+    stream = "lights"
+
     def __init__(self, world: World, stage: Stage, *, rng: np.random.Generator):
-        super().__init__(world)
-        self._stage, self._rng = stage, rng
+        super().__init__(world, rng)
+        self._stage = stage
         self._angle, self._phase, self._t = np.zeros(3), np.zeros(3), 0
         self._shine()
         self.factor_kinds |= {"light_angle": "neither", "light_intensity": "neither"}
@@ -51,25 +51,7 @@ class MovingLights(Layer):
         here = {"light_angle": self._angle % (2 * np.pi), "light_intensity": self._stage.light_intensity.copy()}
         return {**super().factors(), **here}
 
-    def seed(self, seed: np.random.SeedSequence) -> None:
-        super().seed(seed)
-        self._start_anew(seed)
-
-    def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        super().seed_noise(seed)
-        self._start_anew(seed)
-
-    def state(self) -> dict[str, Any]:
-        return {"world": super().state(), "random": self._rng.bit_generator.state}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        super().set_state(state["world"])
-        self._rng.bit_generator.state = state["random"]
-
     def _shine(self) -> None:
         self._stage.light_offset = _RADIUS[:, None] * np.stack([np.sin(self._angle), np.cos(self._angle)], -1)
         mean = _SWING * np.sin(self._phase + self._t * _PITCH) - _DIM
         self._stage.light_intensity = np.clip(self._rng.normal(mean, _FLICKER), 0, 1)
-
-    def _start_anew(self, seed: np.random.SeedSequence) -> None:
-        self._rng = np.random.default_rng(stream(seed, "lights"))

@@ -9,21 +9,25 @@ import dm_env
 import numpy as np
 from numpy.typing import NDArray
 
+from denoised_mdp.envs.noise.random_layer import RandomLayer
 from denoised_mdp.envs.noise.video_background import OnReset, grid_means
 from denoised_mdp.envs.robodesk.stage import VIDEO, Stage
 from denoised_mdp.envs.video import Clip
-from denoised_mdp.envs.world import Layer, World, stream
+from denoised_mdp.envs.world import World
 
 _CONTRAST, _DARKER = 1.366, 46.5  # gray levels become 1.366 times theirs, less 46.5
 _SHARPEN = 0.5  # of each of its four neighbours is taken off three times a pixel
 
 
-class Television(Layer):
+class Television(RandomLayer):
     """Both videos go on by a frame each control step, and the whole screen rolls by a pixel to the right.
 
     With `on_reset="random"`, which is the paper's, both start anywhere in each episode, with `"continue"` where they
     were; the screen starts unrolled.
     """
+
+    stream = "television"
+    _pointers: NDArray[np.int64]
 
     def __init__(
         self,
@@ -40,13 +44,14 @@ class Television(Layer):
             clips: in colour, VIDEO pixels a side and equally long: on the left and on the right.
             rewarded: whether the reward depends on what plays.
         """
-        super().__init__(world)
-        self._stage, self._on_reset, self._rng = stage, on_reset, rng
+        super().__init__(world, rng)
+        self._stage, self._on_reset = stage, on_reset
         self._frames = [vivid(np.asarray(clip.frames)) for clip in clips]
         self._ids = [clip.ids for clip in clips]
         self._green = [frames[..., 1].mean((1, 2)) / 255 for frames in self._frames]
         self._brightness = [grid_means(frames.mean(-1, np.float32)) for frames in self._frames]
-        self._pointers, self._shift = self._random_pointers(), 0
+        self._shift = 0
+        self._begin()
         kind = "rewarded" if rewarded else "neither"
         self.factor_kinds |= {name: kind for name in ("video_clip", "video_frame", "video_brightness", "video_green")}
         self.factor_kinds["video_shift"] = "neither"
@@ -54,7 +59,7 @@ class Television(Layer):
 
     def reset(self) -> dm_env.TimeStep:
         if self._on_reset == "random":
-            self._pointers = self._random_pointers()
+            self._begin()
         self._shift = 0
         self._play()
         return super().reset()
@@ -77,24 +82,6 @@ class Television(Layer):
             "video_shift": np.array(self._shift),
         }
 
-    def seed(self, seed: np.random.SeedSequence) -> None:
-        """It also draws new places in the videos, as at the start."""
-        super().seed(seed)
-        self._start_anew(seed)
-
-    def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        super().seed_noise(seed)
-        self._start_anew(seed)
-
-    def state(self) -> dict[str, Any]:
-        state = {"pointers": self._pointers.tolist(), "random": self._rng.bit_generator.state}
-        return {"world": super().state(), **state}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        super().set_state(state["world"])
-        self._pointers = np.array(state["pointers"])
-        self._rng.bit_generator.state = state["random"]
-
     def _play(self) -> None:
         self._stage.video = np.roll(np.concatenate(self._at(self._frames), 1), self._shift, 1)
         self._stage.video_green = float(np.mean(self._at(self._green)))
@@ -103,12 +90,15 @@ class Television(Layer):
         """The rows of two streams at their pointers."""
         return [stream[pointer] for stream, pointer in zip(streams, self._pointers, strict=True)]
 
-    def _start_anew(self, seed: np.random.SeedSequence) -> None:
-        self._rng = np.random.default_rng(stream(seed, "television"))
-        self._pointers = self._random_pointers()
+    def _begin(self) -> None:
+        """Draws places in both videos."""
+        self._pointers = self._rng.integers(len(self._frames[0]), size=2)
 
-    def _random_pointers(self) -> NDArray[np.int64]:
-        return self._rng.integers(len(self._frames[0]), size=2)
+    def _kept(self) -> dict[str, Any]:
+        return {"pointers": self._pointers.tolist()}
+
+    def _keep(self, state: Mapping[str, Any]) -> None:
+        self._pointers = np.array(state["pointers"])
 
 
 def vivid(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

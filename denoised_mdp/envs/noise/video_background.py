@@ -9,13 +9,14 @@ import dm_env
 import numpy as np
 from numpy.typing import NDArray
 
+from denoised_mdp.envs.noise.random_layer import RandomLayer
 from denoised_mdp.envs.video import Clip, Frames
-from denoised_mdp.envs.world import Layer, Picture, World, stream
+from denoised_mdp.envs.world import Picture, World
 
 OnReset = Literal["continue", "random"]
 
 
-class VideoBackground(Layer):
+class VideoBackground(RandomLayer):
     """Shows frame `pointer mod length`. The pointer moves by one each control step, but not on the episode's last one.
 
     It starts at random, once. With `on_reset="continue"`, which is the paper's, an episode goes on where the last one
@@ -27,17 +28,20 @@ class VideoBackground(Layer):
         pointer: index of the frame now showing.
     """
 
+    stream = "video"
+    pointer: int
+
     def __init__(self, world: World, clip: Clip, *, on_reset: OnReset, rng: np.random.Generator):
-        super().__init__(world)
-        self.clip, self._on_reset, self._rng = clip, on_reset, rng
-        self.pointer = self._random_pointer()
+        super().__init__(world, rng)
+        self.clip, self._on_reset = clip, on_reset
+        self._begin()
         self.factor_kinds |= {"video_clip": "neither", "video_frame": "neither", "video_brightness": "neither"}
         self.factor_periods["video_frame"] = len(clip.frames)
         self._brightness = grid_means(clip.frames)
 
     def reset(self) -> dm_env.TimeStep:
         if self._on_reset == "random":
-            self.pointer = self._random_pointer()
+            self._begin()
         return self._world.reset()
 
     def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
@@ -59,29 +63,15 @@ class VideoBackground(Layer):
             "video_brightness": self._brightness[self.pointer].copy(),
         }
 
-    def seed(self, seed: np.random.SeedSequence) -> None:
-        """It also draws a new place in the video, as at the start."""
-        super().seed(seed)
-        self._start_anew(seed)
+    def _begin(self) -> None:
+        """Draws a place in the video."""
+        self.pointer = int(self._rng.integers(len(self.clip.frames)))
 
-    def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        super().seed_noise(seed)
-        self._start_anew(seed)
+    def _kept(self) -> dict[str, Any]:
+        return {"pointer": self.pointer}
 
-    def state(self) -> dict[str, Any]:
-        return {"world": self._world.state(), "pointer": self.pointer, "random": self._rng.bit_generator.state}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        self._world.set_state(state["world"])
+    def _keep(self, state: Mapping[str, Any]) -> None:
         self.pointer = state["pointer"]
-        self._rng.bit_generator.state = state["random"]
-
-    def _start_anew(self, seed: np.random.SeedSequence) -> None:
-        self._rng = np.random.default_rng(stream(seed, "video"))
-        self.pointer = self._random_pointer()
-
-    def _random_pointer(self) -> int:
-        return int(self._rng.integers(len(self.clip.frames)))
 
 
 def grid_means(frames: Frames, cells: int = 4) -> NDArray[np.float32]:

@@ -1,0 +1,195 @@
+"""What collects and learns: one agent, or one per seed, each in its turn. The way to a gradient leads through `learn`.
+
+The other learners have the same four methods, and only settings that are off by default ask for them: `vectorized`
+(all seeds in one program), `devices` (several devices or processes), `background` (updates beside collecting).
+Shapes: S = seeds, N = environments of each; all other letters are those of `agent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from denoised_mdp.agent import ActingState, Agent, TrainState
+from denoised_mdp.agent.batch import Gathered
+from denoised_mdp.runs import metrics as listed
+from denoised_mdp.runs.replay import Batch, Replay
+from denoised_mdp.training.speeds import Speeds
+
+Metrics = dict[str, jax.Array]
+WATCHED = ("model/loss", "policy/actor_loss", "policy/critic_loss")  # a run ends where one is not finite
+Made = dict[int, tuple[int, dict[str, float]]]  # by seed: how many updates, and their mean metrics
+
+
+class AgentSnapshot(NamedTuple):
+    """All that changes of an agent."""
+
+    state: TrainState  # what it has learned
+    memory: ActingState  # what it remembers of the episodes going on
+
+
+class Keys(NamedTuple):
+    """The random streams of an agent."""
+
+    learn: jax.Array
+    collect: jax.Array
+
+
+class Seed(NamedTuple):
+    """What a learner needs of one seed."""
+
+    snapshot: AgentSnapshot  # where it starts
+    keys: Keys
+    sample: Callable[[Replay, int], Batch | Gathered]  # draws the batches [K, T, B] of K updates from a replay
+
+
+class ActingParameters(NamedTuple):
+    """The parameters that an agent acts with."""
+
+    world_model: Any
+    actor: Any
+
+
+class Learner(Protocol):
+    """Agents, by the number of their seed: how they learn, and how they act meanwhile."""
+
+    @property
+    def in_flight(self) -> Mapping[int, int]: ...  # by seed, updates that are computed while the caller goes on
+
+    def learn(self, owed: Mapping[int, int], contents: Mapping[int, Replay]) -> Made:
+        """Makes so many updates of each seed, on batches from these replays."""
+        ...
+
+    def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
+        """Explores: observations [S, N, H, W, 3] uint8 and is_first [S, N] -> actions [S, N, A]."""
+        ...
+
+    def publish_parameters(self) -> None:
+        """From now on `act` uses what has been learned so far."""
+        ...
+
+    def snapshot(self, seed: int) -> AgentSnapshot:
+        """What there is to evaluate and to save of a seed; while no update is in flight."""
+        ...
+
+
+class Pace(NamedTuple):
+    """How updates are cut into calls of a compiled program, and when they stop early."""
+
+    updates_per_call: int  # calls of another length compile anew
+    interrupted: Callable[[], bool]
+    speeds: Speeds
+
+    def calls(self, owed: Mapping[int, int]) -> Iterator[tuple[int, list[int]]]:
+        """The number of updates of each call, and the seeds that it updates."""
+        while owed and not self.interrupted():
+            updates = min(self.updates_per_call, *owed.values())
+            yield updates, list(owed)
+            owed = {seed: left for seed, n in owed.items() if (left := n - updates)}
+
+
+class Tally:
+    """What calls have made, while the device may still work on the last two of them.
+
+    The batches of the next call are drawn meanwhile. Without the limit, as many batches would wait in memory as the
+    device is slower than the drawing.
+    """
+
+    def __init__(self, seeds: Mapping[int, int]):
+        self._calls: dict[int, list[tuple[int, Metrics]]] = {seed: [] for seed in seeds}
+        self._last: dict[int, Metrics] = {}
+
+    def add(self, updates: int, metrics: dict[int, Metrics]) -> None:
+        """Adds one call, with the mean metrics of each seed; waits for the call before it."""
+        jax.block_until_ready(self._last)
+        self._last = metrics
+        for seed, means in metrics.items():
+            self._calls[seed].append((updates, means))
+
+    def made(self) -> Made:
+        """Waits for the last call. The metrics are means over the calls."""
+        return {seed: (sum(updates for updates, _ in calls), _means(calls)) for seed, calls in self._calls.items()}
+
+
+def _means(calls: Sequence[tuple[int, Metrics]]) -> dict[str, float]:
+    names = calls[0][1] if calls else ()
+    return {name: float(np.mean([metrics[name] for _, metrics in calls])) for name in names}
+
+
+def check_metrics(agent: Agent, record: np.dtype, shape: tuple[int, int, int]) -> None:
+    """Whether the metrics of an update are listed, found by tracing it before anything is collected.
+
+    The first call of `train_chunk` then need not trace it again. `record`: of the replay; `shape`: K, T, B.
+
+    Raises:
+        ValueError: a name is not listed, or a loss that is watched is missing.
+    """
+    fields: list[Any] = [
+        jax.ShapeDtypeStruct((*shape, *record[name].shape), record[name].base) for name in Batch._fields[:-1]
+    ]
+    _, metrics = jax.eval_shape(agent.train_chunk, agent.shapes(), Batch(*fields, factors={}), jax.random.key(0))
+    listed.check(metrics)
+    if missing := [name for name in WATCHED if name not in metrics]:
+        raise ValueError(f"an update returns no metric {', '.join(missing)}: it stops a run that is not finite")
+
+
+def as_it_is(tree: Any) -> Any:
+    """The same arrays: the actor computes where the learner does."""
+    return tree
+
+
+class SequentialLearner:
+    """One agent, or several, each of which takes its turn with the programs of a single run.
+
+    to_actor: brings parameters and keys to where actions are computed.
+    """
+
+    in_flight: Mapping[int, int] = {}  # none: updates are made when `learn` returns
+
+    def __init__(self, agent: Agent, seeds: Sequence[Seed], pace: Pace, *, to_actor: Callable[[Any], Any] = as_it_is):
+        self._agent, self._pace, self._to_actor = agent, pace, to_actor
+        self._train_chunk = agent.train_chunk
+        self._samplers = [seed.sample for seed in seeds]
+        self._states = [seed.snapshot.state for seed in seeds]
+        self._memories = [seed.snapshot.memory for seed in seeds]
+        self._learn_keys = [seed.keys.learn for seed in seeds]
+        self._collect_keys = [to_actor(seed.keys.collect) for seed in seeds]
+        self.publish_parameters()
+
+    def learn(self, owed: Mapping[int, int], contents: Mapping[int, Replay]) -> Made:
+        """See `Learner`."""
+        tally = Tally(owed)
+        with self._pace.speeds.learning():
+            for updates, seeds in self._pace.calls(owed):
+                metrics: dict[int, Metrics] = {}
+                for seed in seeds:
+                    batches = self._samplers[seed](contents[seed], updates)
+                    state, metrics[seed] = self._train_chunk(self._states[seed], batches, self._learn_keys[seed])
+                    self._states[seed] = state
+                tally.add(updates, metrics)
+            return tally.made()
+
+    def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
+        """See `Learner`."""
+        for seed, (world_model, actor) in enumerate(self._acting):
+            key = jax.random.fold_in(self._collect_keys[seed], env_step)
+            self._memories[seed] = self._agent.act(
+                world_model, actor, self._memories[seed], observation[seed], is_first[seed], key, explore=True
+            )
+        return np.stack([memory.action for memory in self._memories])
+
+    def publish_parameters(self) -> None:
+        """See `Learner`."""
+        states = [self._state(seed) for seed in range(len(self._states))]
+        self._acting = self._to_actor([ActingParameters(s.world_model, s.policy.actor) for s in states])
+
+    def snapshot(self, seed: int) -> AgentSnapshot:
+        """See `Learner`."""
+        return AgentSnapshot(self._state(seed), self._memories[seed])
+
+    def _state(self, seed: int) -> TrainState:
+        """What a seed has learned, where its program can use it alone."""
+        return self._states[seed]
