@@ -17,11 +17,11 @@ cd "$root"
 trap 'say "stopped; the same command goes on"; exit 130' INT
 say "training into $run_dir (Ctrl-C saves; the same command goes on)"
 "$python" scripts/train.py experiment=quickstart run_dir="$run_dir" "$@"
-say "evaluating"
-"$python" scripts/evaluate.py run_dir="$run_dir"
 say "drawing what the agent believes"
 "$python" scripts/visualize.py run_dir="$run_dir"
 
-say "done; open these:"
+say "open these:"
 find "$run_dir" -type f \( -name '*.png' -o -name '*.mp4' -o -name 'eval*.json' -o -name 'metrics.jsonl' \) | sort | sed 's/^/  /'
 say "curves: $root/.venv/bin/pip install tensorboard && $root/.venv/bin/tensorboard --logdir $run_dir"
+say "what the return is worth:"
+"$python" scripts/evaluate.py run_dir="$run_dir" baselines=true

@@ -1,7 +1,6 @@
 """Imports point one way, from room to room; and what workers and command lines import does not bring jax."""
 
 import ast
-import runpy
 import subprocess
 import sys
 import traceback
@@ -62,7 +61,8 @@ class Reached(BaseException):
 
 
 def test_the_way_to_the_first_gradient_is_short(tmp_path, monkeypatch):
-    """By default: from scripts/train.py to `jax.grad` in 7 calls, through the files that do the work by default."""
+    """By default: from the command to `jax.grad` in 7 calls, through the files that do the work by default."""
+    from denoised_mdp.commands.train import main
     from denoised_mdp.config.compose import compose
     from denoised_mdp.training import learner, loop
 
@@ -77,7 +77,6 @@ def test_the_way_to_the_first_gradient_is_short(tmp_path, monkeypatch):
 
     overrides = ["size=debug", "model=x", "env=sunlight", "env.episode_frames=40", "logger.tensorboard=false"]
     overrides += ["train.prefill=60", "train.every=20", "evaluate.episodes=1", f"run_dir={tmp_path / 'run'}"]
-    main = runpy.run_path(str(ROOT / "scripts" / "train.py"))["main"]
     monkeypatch.setattr(loop, "check_metrics", lambda *_: None)
     monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
     monkeypatch.setattr(learner.jax, "grad", grad)

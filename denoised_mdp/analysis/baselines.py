@@ -6,13 +6,57 @@ A learning curve says something only beside these two. No pictures are made, so 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from denoised_mdp.envs import World
+from denoised_mdp.runs.logger import read_metrics
 
 Policy = Callable[[], NDArray[np.float64]]  # the next action [A] in [-1, 1]
+
+
+class Baselines(NamedTuple):
+    """Mean returns of what has not learned."""
+
+    random: float
+    constant: float  # the best of many constant actions
+    untrained: float | None  # the run's own agent before its first update; None: the run has no such evaluation
+
+    def verdict(self, low: float) -> tuple[bool, str]:
+        """Whether an agent has learned whose mean return lies above `low` with 97.5% confidence, and a sentence."""
+        known = {
+            "a random policy": self.random,
+            "the best constant action": self.constant,
+            "this agent before training": self.untrained,
+        }
+        returns = {name: value for name, value in known.items() if value is not None}
+        learned = low > max(returns.values())
+        beside = ", ".join(f"{name} {value:.1f}" for name, value in returns.items())
+        return learned, f"it has {'learned' if learned else 'not learned'}: beside it, {beside}"
+
+
+def of_run(task: str, action_repeat: int, run_dir: Path, *, episodes: int = 10, candidates: int = 50) -> Baselines:
+    """The baselines of a run on a task of the suite; takes seconds, as nothing is drawn."""
+    world, rng = suite_world(task, seed=0), np.random.default_rng(0)
+    evaluations = [line for line in read_metrics(run_dir) if "evaluate/return_mean" in line]
+    untrained = [line["evaluate/return_mean"] for line in evaluations if line["env_step"] == 0]
+    return Baselines(
+        float(random_returns(world, rng, episodes=episodes, action_repeat=action_repeat).mean()),
+        float(best_constant(world, rng, candidates=candidates, episodes=episodes)[1].mean()),
+        untrained[0] if untrained else None,
+    )
+
+
+def suite_world(task: str, *, seed: int) -> World:
+    """A task of the dm_control suite, of which no picture is wanted."""
+    from denoised_mdp.envs.dmc import TASKS, DeepMindControl
+
+    return DeepMindControl(
+        *TASKS[task], seed=seed, backend="ray", quality="fast", camera=0, image_size=64, background=False
+    )
 
 
 def episode_return(world: World, policy: Policy, *, action_repeat: int) -> float:

@@ -29,17 +29,8 @@ def command() -> None:
         parser.exit(2, f"error: {error}\n")
 
     from denoised_mdp.analysis import baselines
-    from denoised_mdp.envs.dmc import TASKS, DeepMindControl
 
-    world = DeepMindControl(
-        *TASKS[options.task],
-        seed=options.seed,
-        backend="ray",
-        quality="fast",
-        camera=0,
-        image_size=64,
-        background=False,
-    )
+    world = baselines.suite_world(options.task, seed=options.seed)
     rng = np.random.default_rng(options.seed)
     random = baselines.random_returns(world, rng, episodes=options.episodes, action_repeat=options.action_repeat)
     action, constant = baselines.best_constant(world, rng, candidates=options.candidates, episodes=options.episodes)

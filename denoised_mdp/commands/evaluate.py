@@ -8,7 +8,9 @@ from pathlib import Path
 from pydantic import Field
 
 from denoised_mdp import cli
+from denoised_mdp.commands import diagnose
 from denoised_mdp.config.schema import Config, Count, Size
+from denoised_mdp.errors import UserError
 
 
 class Options(cli.RunOptions):
@@ -16,12 +18,15 @@ class Options(cli.RunOptions):
 
     episodes: Size = Field(10, description="how many, each in an environment of its own")
     workers: Count = Field(0, description="processes that the environments are dealt out to; 0: none beside this one")
+    baselines: bool = Field(False, description="also say what the return is worth, and if it is nothing, why")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:
     """Prints the summary and writes it, with every return, to run_dir/evaluation-<env step>-seed<seed>.json."""
     import jax
 
+    if options.baselines and config.env.name != "dmc":
+        raise UserError(f"baselines=true: only tasks of the dm_control suite have them, not env={config.env.name}")
     from denoised_mdp.runs.evaluation import evaluation_envs, load_agent, rollout, summary
 
     envs = evaluation_envs(config, episodes=options.episodes, seed=options.seed, workers=options.workers)
@@ -42,6 +47,18 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
         f"return {report['return_mean']:.1f}, 95% confidence {report['return_low']:.1f} to "
         f"{report['return_high']:.1f}, {options.episodes} episodes at env step {report['env_step']}: {path}"
     )
+    if options.baselines:
+        _compare(config, checkpoint, options, low=report["return_low"])
+
+
+def _compare(config: Config, checkpoint: Path, options: Options, *, low: float) -> None:
+    """Prints what has not learned earns, and the diagnosis of an agent that does not earn more."""
+    from denoised_mdp.analysis.baselines import of_run
+
+    learned, sentence = of_run(config.env.task, config.env.action_repeat, Path(options.run_dir)).verdict(low)
+    if not learned and config.policy.name == "dynamics":
+        diagnose.main(config, checkpoint, diagnose.Options(run_dir=options.run_dir, seed=options.seed))
+    print(sentence)
 
 
 def command() -> None:
