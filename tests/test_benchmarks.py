@@ -30,9 +30,21 @@ def done_twice(config) -> int:
         twice += 2 * starts * sum(layers)
     if policy.replay_critic_weight:
         twice += 2 * train.batch_size * (3 * sum(layers) - layers[0])
+    twice += watched(config)
     if model.encoder == "patch":
         return twice
     return twice + 2 * train.batch_size * train.batch_length * (31 * 31 * 4 * 4 * 3 * model.conv_features)
+
+
+def watched(config) -> int:
+    """What is computed for the metrics of `foresight.py` alone."""
+    model, train = config.model, config.train
+    x, y, steps = model.x.belief + model.x.state, model.y.belief + model.y.state, 10
+    head_x, head_y = (sum(n * m for n, m in pairwise([part, *model.reward_widths, 1])) for part in (x, y))
+    prior = (model.x.state + A) * model.x.belief + 6 * model.x.belief**2
+    prior += model.x.belief**2 + model.x.belief * 2 * model.x.state
+    rewards = 2 * head_x + head_y
+    return 2 * train.batch_size * (train.batch_length * rewards + steps * (prior + head_x))
 
 
 @pytest.mark.parametrize(

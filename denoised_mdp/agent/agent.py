@@ -15,6 +15,7 @@ from flax import nnx
 from denoised_mdp.agent.batch import Gathered, gather
 from denoised_mdp.agent.build import model_learner, new_world_model, policy_learner
 from denoised_mdp.config import Config
+from denoised_mdp.model import foresight
 from denoised_mdp.model.latent import Factor, Latent, zeros
 from denoised_mdp.model.nets import set_precision
 from denoised_mdp.model.protocol import Batch, WorldModel
@@ -78,6 +79,7 @@ class Agent:
         world_model, model_moments, s, metrics = self.model_learner.update(
             state.world_model, state.model_moments, batch, noise
         )
+        metrics |= foresight.figures(state.world_model, s, batch)
 
         def learned(policy: Any) -> tuple[Any, dict[str, jax.Array]]:
             return self.policy_learner.update(policy, world_model, s.x, batch, policy_key)

@@ -57,7 +57,8 @@ def _compare(config: Config, checkpoint: Path, options: Options, *, low: float) 
 
     learned, sentence = of_run(config.env.task, config.env.action_repeat, Path(options.run_dir)).verdict(low)
     if not learned and config.policy.name == "dynamics":
-        diagnose.main(config, checkpoint, diagnose.Options(run_dir=options.run_dir, seed=options.seed))
+        chosen = {"run_dir": options.run_dir, "checkpoint": options.checkpoint, "seed": options.seed}
+        diagnose.main(config, checkpoint, diagnose.Options.model_validate(chosen))
     print(sentence)
 
 

@@ -144,6 +144,7 @@ def model_loss(
         "kl_x_loss": clipped_x,
         "kl_y_loss": clipped_y,
         "kl_z_loss": clipped_z,
+        "kl_x_below_free_nats": (kl_x <= o.free_nats.x).astype(jnp.float32),
     }
     if model.continue_x is not None:
         logit = model.continue_x(s.x.features)[..., 0]

@@ -37,6 +37,10 @@ METRICS = {
     "model/kl_x_loss": "KL of x with its free nats, in nats, before alpha and beta: what the loss counts",
     "model/kl_y_loss": "likewise of y",
     "model/kl_z_loss": "likewise of z",
+    "model/kl_x_below_free_nats": "share of the steps whose KL of x lies below its free nats",
+    "model/reward_r2": "share of the reward's variance that the model explains, at least -1; 1 is all of it",
+    "model/reward_r2_ahead": "the same of r_x six to ten steps after the last picture: what a policy can learn on",
+    "model/reward_y_share": "variance of r_y, as a share of the reward's; no policy sees it",
     "model/grad_norm": "norm of the world model's gradient, before clipping; with model=tia of the task's part",
     "model/distractor_grad_norm": "likewise of the distractor's part; only with model=tia",
     "policy/actor_loss": "what the actor minimises. dynamics: minus the mean discounted lambda-return of imagined "

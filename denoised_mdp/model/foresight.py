@@ -1,0 +1,54 @@
+"""How much of the reward a model explains, now and a few steps ahead: what a policy can learn on.
+
+The cheap figures of `analysis/diagnosis.py`, on the batches of training. Shapes: T = time, B = batch, A = action.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.protocol import Batch, WorldModel
+
+MOST_STEPS = 10  # that are looked ahead
+LEAST = -1.0  # below it an R2 says no more, and one batch of equal rewards would spoil a mean of many
+
+
+def figures(world_model: WorldModel, s: Latent[Factor], batch: Batch) -> dict[str, jax.Array]:
+    """R2 of the reward from filtered latents [T, B], of r_x open-loop, and the share of its variance in r_y."""
+    reward, predicted = jnp.asarray(batch.reward), world_model.reward(s.x, s.y)
+    of_y = predicted - world_model.x_reward(s.x)
+    return {
+        "reward_r2": r2(predicted, reward, jnp.ones(reward.shape)),
+        "reward_r2_ahead": r2(*ahead(world_model, s.x, batch)),
+        "reward_y_share": jnp.var(of_y) / jnp.maximum(jnp.var(reward), 1e-6),
+    }
+
+
+def ahead(world_model: WorldModel, x: Factor, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """[K, B] each: r_x, the reward, and 1 where both are of one episode, for the later half of the steps looked ahead.
+
+    From the row at a quarter of T on, x follows the means of its priors and the recorded actions, without a picture.
+    """
+    start = batch.reward.shape[0] // 4
+    stop = min(batch.reward.shape[0], start + 1 + MOST_STEPS)
+    rows = slice(start + 1, stop)
+
+    def body(x: Factor, action: jax.Array) -> tuple[Factor, jax.Array]:
+        belief, prior = world_model.transition.x_step(x, action)
+        x = Factor(belief, prior.mean)
+        return x, world_model.x_reward(x)
+
+    _, predicted = jax.lax.scan(body, jax.tree.map(lambda v: v[start], x), jnp.asarray(batch.action)[rows])
+    same_episode = 1.0 - jnp.minimum(1.0, jnp.cumsum(jnp.asarray(batch.is_first)[rows].astype(jnp.float32), axis=0))
+    late = slice(predicted.shape[0] // 2, None)
+    return predicted[late], jnp.asarray(batch.reward)[rows][late], same_episode[late]
+
+
+def r2(predicted: jax.Array, true: jax.Array, weight: jax.Array) -> jax.Array:
+    """[], the share of the variance that is explained, at least `LEAST`; all [K, B]."""
+    total = jnp.maximum(jnp.sum(weight), 1.0)
+    mean = jnp.sum(weight * true) / total
+    error, variance = (jnp.sum(weight * (true - v) ** 2) / total for v in (predicted, mean))
+    return jnp.maximum(1.0 - error / jnp.maximum(variance, 1e-6), LEAST)
