@@ -83,6 +83,18 @@ def test_the_penalty_of_y_s_reward_is_its_square():
     np.testing.assert_allclose(penalised - plain, 3 * 0.5 * 400 * np.mean(of_y**2), rtol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [2.0, 1e-3])  # the second is below the least variance
+def test_a_normalised_reward_weighs_by_what_is_not_explained(scale):
+    model, batch = make_world_model(), make_batch()
+    batch = batch._replace(reward=scale * np.random.default_rng(3).normal(size=(T, B)).astype(np.float32))
+    noise = model.transition.noise(jax.random.key(1), (T, B))
+    objective = EQUATION_4._replace(reward_weight=50.0)
+    fixed, (_, metrics) = loss_of(model, batch, noise, objective)
+    normalised, _ = loss_of(model, batch, noise, objective._replace(normalize_reward=True))
+    factor = 1 / max(batch.reward.var(), 1e-3)
+    np.testing.assert_allclose(normalised - fixed, 50 * (factor - 1) * metrics["reward_loss"], rtol=1e-3)
+
+
 def test_rms_norm_and_activation():
     norm, inputs = RMSNorm(5), np.random.default_rng(0).normal(size=(3, 5))
     norm.scale[...] = jnp.arange(1.0, 6.0)

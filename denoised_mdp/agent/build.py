@@ -85,6 +85,7 @@ def model_learner(model: Model) -> ModelLearner:
             balance=balance,
             free_nats=Latent(model.free_nats_x, model.free_nats_y, 0.0),
             reward_weight=model.reward_weight,
+            normalize_reward=model.normalize_reward,
             lambda_radv=model.lambda_radv,
             lambda_os=model.lambda_os,
         )
@@ -97,6 +98,7 @@ def model_learner(model: Model) -> ModelLearner:
         free_nats=Latent(model.free_nats_x, model.free_nats_y, model.free_nats_z),
         beta_free_nats_x=model.beta_x if split is None else split,
         reward_weight=model.reward_weight,
+        normalize_reward=model.normalize_reward,
         reward_y_penalty=model.reward_y_penalty,
         balance=balance,
         decode_every=model.decode_every,

@@ -208,6 +208,7 @@ class WorldModel(Settings):
     free_nats_x: NotNegative
     free_nats_y: NotNegative
     reward_weight: Positive  # on the reward's -log p; 1 is the paper's
+    normalize_reward: bool = False  # divide that weight by the variance of the batch's rewards; the first runs lack it
     continue_head: bool  # predict terminations; for worlds that end otherwise than by a time limit
     encoder: Literal["conv", "patch"]
     decoder: Literal["conv", "patch"]

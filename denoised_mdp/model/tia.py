@@ -30,6 +30,7 @@ from denoised_mdp.model.nets import MLP, PLAIN, Linear, Style, gaussian
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch
 from denoised_mdp.model.reconstruction import pixels
+from denoised_mdp.model.reward import importance
 from denoised_mdp.model.transition import Posterior, Prior, scan
 
 
@@ -221,6 +222,7 @@ class Objective(NamedTuple):
     lambda_radv: float  # on what the adversary gets wrong
     lambda_os: float  # on the distractor's own picture
     balance: Balance = Balance()  # of each KL, between its prior and its posterior
+    normalize_reward: bool = False  # divides reward_weight by the variance of the batch's rewards
 
 
 class Moments(NamedTuple):
@@ -248,7 +250,7 @@ def model_loss(
 
     noise: standard normals [T, B, S]. Returns the loss; the filtered latents [T, B], what `fit` returned, and metrics.
     """
-    alpha, free_nats, reward_weight, lambda_radv, lambda_os, balance = objective
+    alpha, free_nats, reward_weight, lambda_radv, lambda_os, balance, normalize_reward = objective
     s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
     kl_x, kl_y = q.x.kl(p.x), q.y.kl(p.y)  # each [T, B]
     clipped_x, clipped_y = balance.kl(q.x, p.x, free_nats.x), balance.kl(q.y, p.y, free_nats.y)
@@ -259,7 +261,8 @@ def model_loss(
     nll_reward = _nll(batch.reward - model.x_reward(s.x))
     fitted = jax.lax.stop_gradient(fit(*jax.lax.stop_gradient((model.adversary, s.y.features)), batch.reward))
     nll_adversary = adversary_nll(fitted[0], s.y.features, batch.reward)
-    task = nll_observation + reward_weight * nll_reward + alpha * clipped_x
+    weight = reward_weight * importance(batch.reward, normalize=normalize_reward)
+    task = nll_observation + weight * nll_reward + alpha * clipped_x
     loss = task + lambda_os * nll_distractor - lambda_radv * nll_adversary + alpha * clipped_y
     metrics = {
         "observation_loss": nll_observation,

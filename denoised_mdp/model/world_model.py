@@ -24,6 +24,7 @@ from denoised_mdp.model.nets import MLP, PLAIN, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch
 from denoised_mdp.model.reconstruction import pixels, squared_error
+from denoised_mdp.model.reward import importance
 from denoised_mdp.model.transition import Evidence, Transition
 
 
@@ -35,6 +36,7 @@ class Objective(NamedTuple):
     free_nats: Latent[float]  # each element of KL [T, B] counts at least this much
     beta_free_nats_x: float  # the share of beta.x whose KL has free nats; beta.x itself unless split
     reward_weight: float  # on -log p(r|x,y); 1 is the paper's
+    normalize_reward: bool = False  # divides that weight by the variance of the batch's rewards
     reward_y_penalty: float = 0.0  # -log p(r_y) of a Gaussian prior on r_y; 0 is the paper's, which has none
     balance: Balance = Balance()  # of each KL, between its prior and its posterior
     decode_every: int = 1  # one picture of so many is decoded; 1 is the paper's
@@ -132,7 +134,8 @@ def model_loss(
     nll_observation = 0.5 * error + size * HALF_LOG_2PI  # unit variance; a mean over [T, B] already
     of_x, of_y = model.x_reward(s.x), model.y_reward(s.y)
     nll_reward = 0.5 * (batch.reward - (of_x + of_y)) ** 2 + HALF_LOG_2PI
-    of_reward = o.reward_weight * (nll_reward + 0.5 * o.reward_y_penalty * of_y**2)
+    weight = o.reward_weight * importance(batch.reward, normalize=o.normalize_reward)
+    of_reward = weight * (nll_reward + 0.5 * o.reward_y_penalty * of_y**2)
     loss = nll_observation + of_reward + o.alpha * kl
     metrics = {
         "observation_loss": nll_observation,
