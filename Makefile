@@ -1,5 +1,5 @@
 # The common commands; each is one line that also works without make.
-.PHONY: help setup test lint format hooks quickstart notebooks lock clean
+.PHONY: help setup test lint format hooks quickstart notebooks matrix lock clean
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -25,7 +25,10 @@ quickstart: ## trains, evaluates and draws the small preset
 notebooks: ## executes the notebooks, and keeps their pictures in them
 	.venv/bin/python scripts/notebooks.py
 
-lock: ## writes requirements.lock anew, from a fresh environment
+matrix: ## tests on every Python that is here, each in a fresh environment
+	bash scripts/test_matrix.sh
+
+lock: ## writes both locks anew, from fresh environments
 	bash scripts/lock.sh
 
 clean: ## removes caches and the environment, never runs

@@ -3,7 +3,7 @@
 #
 #   bash scripts/gpu_report.sh                             ten minutes: the most telling measurements, then a run
 #   bash scripts/gpu_report.sh 240 env.task=walker_walk    four hours; the rest are settings of pipeline and run
-#   bash scripts/gpu_report.sh --dry-run 5                 every step at size=debug, on whatever jax finds; results in $OUT
+#   OUT=dry bash scripts/gpu_report.sh --dry-run 5         every step at size=debug, on whatever jax finds
 #
 # Needs a jax that sees the GPU, in the environment that is active or in .venv. OUT=folder changes where the results go.
 # Each result is on disk as soon as it exists; what is there already is kept, so the same command goes on after a stop.
@@ -22,8 +22,11 @@ out="${OUT:-docs/results/gpu}"
 run_dir="${RUN_DIR:-runs/gpu}"
 cores="$(nproc)"
 workers=$((cores > 9 ? 8 : cores > 2 ? cores - 1 : 1))
-size=paper seeds="5 16" chunk=10 precisions="float32 bfloat16"
-[[ -z $dry ]] || { size=debug seeds=2 chunk=2 precisions=float32; }
+size=paper seeds="5 16" chunk=10 precisions="float32 bfloat16" convolutions=(size=paper) golden=(tests/golden/*.npz)
+if [[ -n $dry ]]; then # size=debug has no convolutions: the paper's, as thin as can be
+    size=debug seeds=2 chunk=2 precisions=float32 convolutions=(size=paper model.conv_features=1 --repeats 1)
+    golden=(tests/golden/xyz_64.npz)
+fi
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 say() { echo "[gpu] $(printf '%3d' $SECONDS) s: $*" >&2; }
 left() { echo $((60 * minutes - SECONDS)); }
@@ -57,10 +60,10 @@ measure() {
 benchmark=("$python" scripts/benchmark.py)
 
 for precision in $precisions; do
-    measure "update-$precision" 60 "${benchmark[@]}" update size=$size precision=$precision --chunk $chunk --out "$out/update-$precision.json"
+    measure "update-$precision" 60 "${benchmark[@]}" update size=$size precision="$precision" --chunk $chunk --out "$out/update-$precision.json"
 done
-[[ -n $dry ]] || measure convolutions 40 "${benchmark[@]}" convolutions size=$size --out "$out/convolutions.json"
-measure parity 60 env JAX_PLATFORMS= JAX_DEFAULT_MATMUL_PRECISION=highest "$python" scripts/check_parity.py tests/golden/*.npz
+measure convolutions 40 "${benchmark[@]}" convolutions "${convolutions[@]}" --out "$out/convolutions.json"
+measure parity 60 env JAX_PLATFORMS= JAX_DEFAULT_MATMUL_PRECISION=highest "$python" scripts/check_parity.py "${golden[@]}"
 for count in $seeds; do
     measure "update-seeds$count" 60 "${benchmark[@]}" update size=$size seeds="$count" --chunk $chunk --out "$out/update-seeds$count.json"
 done

@@ -29,7 +29,7 @@ PRUNED = (  # most of the bulk, and never imported
     "mujoco/_render_filament*",
     "labmaze",  # of dm_control/locomotion alone
 )
-OURS = ("denoised_mdp", "configs", "scripts", "requirements.txt", "pyproject.toml", "README.md", "LICENSE")
+OURS = ("denoised_mdp", "scripts", "requirements.txt", "pyproject.toml", "README.md", "LICENSE")
 
 
 class CannotPack(Exception):
@@ -94,8 +94,8 @@ def needed(options: argparse.Namespace, wheels: Path) -> Iterator[tuple[str, Pat
     have |= {canonicalize_name(name) for name in ON_REQUEST if name not in options.extra.split(",")}
     have |= {canonicalize_name(Path(pattern).name) for pattern in PRUNED if "/" not in pattern}
     waiting = [Requirement(line) for line in _requirement_lines(ROOT / "requirements.txt")]
-    locked = {}
-    for line in _requirement_lines(ROOT / "requirements.lock"):
+    lock, locked = "requirements.lock" if options.python == "3.11" else "requirements-3.12.lock", {}
+    for line in _requirement_lines(ROOT / lock):
         requirement = Requirement(line)
         locked[canonicalize_name(requirement.name)] = requirement.specifier
     while waiting:

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Makes .venv beside the sources and installs the versions of requirements.lock; what is there already is re-used.
+# Makes .venv beside the sources and installs the versions of requirements.lock, or on Python 3.12 and newer those of
+# requirements-3.12.lock; what is there already is re-used.
 #
 #   bash scripts/setup.sh         what training needs
 #   bash scripts/setup.sh dev     and what the tests, the linters and RoboDesk need
 #
-# PYTHON=/path/to/python chooses the interpreter.
+# PYTHON=/path/to/python chooses the interpreter, VENV=folder another place.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-venv="$root/.venv"
+venv="${VENV:-$root/.venv}"
 kind="${1:-core}"
 say() { echo "[setup] $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -34,7 +35,7 @@ find_python() {
 # What an installation depends on: the pins, our own metadata, the interpreter, and where it all lies.
 stamp() {
     {
-        cat "$root/requirements.lock" "$root/requirements.txt" "$root/pyproject.toml"
+        cat "$pins" "$root/requirements.txt" "$root/pyproject.toml"
         "$venv/bin/python" -VV
         echo "$root"
     } | sha256sum
@@ -56,7 +57,7 @@ show_progress() {
 usable() { new_enough "$(version_of "$venv/bin/python")" && "$venv/bin/python" -c 'import pip' 2>/dev/null; }
 
 if ! usable; then
-    if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); else candidates=(python3 python3.13 python3.12 python3.11); fi
+    if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); else candidates=(python3 python3.14 python3.13 python3.12 python3.11); fi
     python="$(find_python "${candidates[@]}")"
     version="$(version_of "$python")"
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
@@ -64,16 +65,18 @@ if ! usable; then
     say "making $venv with $python ($version)"
     "$python" -m venv --clear "$venv"
 fi
+pins="$root/requirements-3.12.lock"
+[[ $(version_of "$venv/bin/python") != 3.11 ]] || pins="$root/requirements.lock"
 if installed "$kind"; then
     say "$venv is up to date"
     exit 0
 fi
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-lock="$root/requirements.lock"
+lock="$pins"
 if [[ $kind == core ]]; then
     lock="$venv/core.lock"
-    sed '/^# --- dev extra/,$d' "$root/requirements.lock" >"$lock"
+    sed '/^# --- dev extra/,$d' "$pins" >"$lock"
 fi
 say "installing $(grep -c '==' "$lock") packages, about 1.5 GB, into $venv: a minute or a few"
 SECONDS=0
