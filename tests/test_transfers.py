@@ -12,8 +12,8 @@ import pytest
 
 from denoised_mdp.agent import Agent
 from denoised_mdp.config.compose import compose
-from denoised_mdp.training import loop
-from denoised_mdp.training.seeds import InTurn, Keys, Mind
+from denoised_mdp.training import learner, loop
+from denoised_mdp.training.learner import AgentSnapshot, Pace, Seed, SequentialLearner
 
 # Two blocks, at 40 and 50, each of three updates in chunks of one, since memory holds no more.
 TINY = [
@@ -36,10 +36,11 @@ def test_updates_are_sent_their_batches_and_nothing_else(on_device, tmp_path, mo
             with jax.transfer_guard("disallow"):  # but for what is sent explicitly
                 return train_chunk(state, jax.device_put(batches), key)
 
-        agent.train_chunk = guarded
+        monkeypatch.setattr(agent, "train_chunk", guarded)
         return agent
 
     monkeypatch.setattr(loop, "Agent", watched)
+    monkeypatch.setattr(loop, "check_metrics", lambda *_: None)  # which traces an update
     monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
     loop.train(compose([*TINY, f"replay.device={on_device}", f"run_dir={tmp_path / 'run'}"]))
     assert len(calls) == 6
@@ -49,14 +50,17 @@ def test_updates_are_sent_their_batches_and_nothing_else(on_device, tmp_path, mo
 def test_a_block_reads_nothing_that_is_learned(on_device, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Run, "log_episodes", lambda self: None)
     training = loop.Training(compose([*TINY, f"replay.device={on_device}", f"run_dir={tmp_path / 'run'}"]))
+    training._start()
     while not (owed := training.runs[0].updates_owed()):
         training._collect()
-    agent, key = training.agent, jax.random.key(0)
+    agent, run = training.agent, training.runs[0]
+    monkeypatch.setattr(learner.Tally, "made", lambda self: self._calls[0])  # before metrics become numbers
 
     def block(state: Any) -> Any:
-        training.agents = InTurn(agent, [Mind(state, agent.initial(1))], [Keys(key, key)], training.devices)
-        (made,) = training._block({0: owed}, {0: training.runs[0].replay}).values()
-        return training.agents[0].state, made
+        pace = Pace(training.updates_per_call, lambda: False, training.speeds)
+        traced = SequentialLearner(agent, [Seed(AgentSnapshot(state, agent.initial(1)), run.keys, run.sample)], pace)
+        made = traced.learn({0: owed}, {0: run.replay})
+        return traced.snapshot(0).state, made
 
     state, made = jax.eval_shape(block, agent.shapes())
     training.close()

@@ -16,7 +16,7 @@ import jax
 from jax.extend import core
 
 from denoised_mdp.agent.critic import VALUES
-from denoised_mdp.config.schema import Config, DenoisedModel, DynamicsPolicy
+from denoised_mdp.config.schema import Config, DenoisedModel, DynamicsPolicy, Train
 from denoised_mdp.model.nets import CONV_DECODER, CONV_ENCODER, LAST, PATCHES
 
 FORWARD, TO_WEIGHTS, TO_INPUTS = 1, 1, 1  # each pass does as many products as the first
@@ -71,14 +71,16 @@ def of_policy(config: Config, action_size: int) -> dict[str, int]:
     return {
         "imagination": 2 * starts * (policy.horizon * (of_actor + (FORWARD + TO_INPUTS) * fixed) + at_the_start),
         "critic": 2 * starts * (policy.horizon - 1) * (of_critic + of_slow),
-    } | ({"replay_critic": _replay_critic(config, value, heads, of_critic)} if policy.replay_critic_weight else {})
+    } | (
+        {"replay_critic": _replay_critic(train, value, heads, _dense(*critic) + of_critic)}
+        if policy.replay_critic_weight
+        else {}
+    )
 
 
-def _replay_critic(config: Config, value: int, heads: int, of_critic: int) -> int:
+def _replay_critic(train: Train, value: int, heads: int, of_critic: int) -> int:
     """FLOP of the critic's loss on replayed states; of their last row only the value and x's reward are needed."""
-    length = config.train.batch_length
-    outputs = value - (VALUES["two_hot"].outputs if config.policy.critic == "two_hot" else 0)
-    return 2 * config.train.batch_size * (length * (value + heads) + (length - 1) * (FORWARD * outputs + of_critic))
+    return 2 * train.batch_size * (train.batch_length * (value + heads) + (train.batch_length - 1) * of_critic)
 
 
 def encoder_products(config: Config) -> tuple[int, int]:
