@@ -9,11 +9,11 @@ import pytest
 
 from denoised_mdp.agent import Agent
 from denoised_mdp.analysis.factorization import clean_pairs, influence, pictures, readings, report
-from denoised_mdp.analysis.factorization.filtering import Filtered, filter_episode
 from denoised_mdp.analysis.factorization.headline import alarms, headline
 from denoised_mdp.analysis.factorization.measure import measure
 from denoised_mdp.analysis.factorization.probes import LINEAR, NONLINEAR, Matrix, best, leakage_matrix, whole_repeats
 from denoised_mdp.analysis.factorization.targets import Classes, Numbers, targets
+from denoised_mdp.analysis.posterior import Filtered, filter_episode
 from denoised_mdp.analysis.recordings import Recording, Recordings, bang_bang, collect, load, save, uniform
 from denoised_mdp.config.compose import compose
 from denoised_mdp.envs import FactorKind

@@ -16,7 +16,7 @@ from denoised_mdp.analysis.counterfactual import (
     walk,
     walk_rows,
 )
-from denoised_mdp.analysis.visualize import infer
+from denoised_mdp.analysis.posterior import filter_episode
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.model.protocol import WorldModel
@@ -40,7 +40,7 @@ def episodes() -> list[Seen]:
 
 
 def test_a_swap_exchanges_the_named_parts_alone(model, episodes):
-    a, b = (infer(model, *seen, KEY) for seen in episodes)
+    a, b = (filter_episode(model, *seen, KEY).s for seen in episodes)
     with_b, with_a = swap(a, b, "yz")
     for name, ours, theirs in (("x", a, b), ("y", b, a), ("z", b, a)):
         jax.tree.map(np.testing.assert_array_equal, getattr(with_b, name), getattr(ours, name))
@@ -48,7 +48,7 @@ def test_a_swap_exchanges_the_named_parts_alone(model, episodes):
 
 
 def test_a_walk_moves_one_number(model, episodes):
-    s = jax.tree.map(lambda v: v[3], infer(model, *episodes[0], KEY))
+    s = jax.tree.map(lambda v: v[3], filter_episode(model, *episodes[0], KEY).s)
     walked = walk(s, "y", 1, jnp.array([-2.0, 0.0, 2.0]))
     np.testing.assert_array_equal(walked.y.state[:, 1], [-2, 0, 2])
     back = walked._replace(y=walked.y._replace(state=walked.y.state.at[:, 1].set(s.y.state[1])))
@@ -56,7 +56,7 @@ def test_a_walk_moves_one_number(model, episodes):
 
 
 def test_imagined_x_follows_the_actions_and_the_noise_stands_still(model, episodes):
-    s = jax.tree.map(lambda v: v[3], infer(model, *episodes[0], KEY))
+    s = jax.tree.map(lambda v: v[3], filter_episode(model, *episodes[0], KEY).s)
     plans = [jnp.full((5, A), value) for value in (-1.0, 1.0)]
     down, up = (imagine(model, s, plan, KEY) for plan in plans)
     assert (np.asarray(down.x.belief) != np.asarray(up.x.belief)).any()
@@ -70,7 +70,7 @@ def test_imagined_x_follows_the_actions_and_the_noise_stands_still(model, episod
 
 
 def test_information_sums_to_the_kl(model, episodes):
-    from denoised_mdp.analysis.factorization.filtering import filter_episode
+    from denoised_mdp.analysis.posterior import filter_episode
 
     each = information(model, *episodes[0], KEY)
     kl = filter_episode(model, *episodes[0], KEY).kl

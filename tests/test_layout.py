@@ -109,3 +109,20 @@ def test_a_metric_that_is_not_listed_is_found_before_anything_is_collected(tmp_p
     with pytest.raises(ValueError, match="no such metric: policy/actor_los; new names are listed in"):
         loop.train(compose(["size=debug", "model=x", "env=sunlight", f"run_dir={tmp_path / 'run'}"]))
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_one_private_function_of_hydra_is_used_and_its_version_is_held():
+    """`hydra._internal` may change in any release. Only the command line's parser is taken from there: Hydra has no
+    public way to read its own options before it runs. A release that is allowed must still have it.
+    """
+    lines = [line for path in (ROOT / PACKAGE).rglob("*.py") for line in path.read_text().splitlines()]
+    assert [line for line in lines if "._internal" in line] == [
+        "from hydra._internal.utils import get_args_parser",
+    ]
+    assert "hydra-core>=1.3.8,<1.4" in (ROOT / "requirements.txt").read_text().splitlines()
+    from hydra._internal.utils import get_args_parser
+
+    options = vars(get_args_parser().parse_args(["a=b"]))
+    assert options["overrides"] == ["a=b"]
+    own = {"multirun", "cfg", "info", "config_path", "config_name", "config_dir", "experimental_rerun"}
+    assert own <= options.keys(), "cli.py asks for these"

@@ -12,6 +12,7 @@ from denoised_mdp.agent import Agent
 from denoised_mdp.analysis import visualize
 from denoised_mdp.analysis.factorization.measure import measure
 from denoised_mdp.analysis.factorization.probes import LINEAR
+from denoised_mdp.analysis.posterior import filter_episode
 from denoised_mdp.analysis.recordings import collect, uniform
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
@@ -235,7 +236,7 @@ def test_pictures_show_what_the_mask_mixes(model):
         "mask: white is x",
         "open loop after 3 frames",
     ]
-    s = visualize.infer(model, observation, action, KEY)
+    s = filter_episode(model, observation, action, KEY).s
     (of_x, of_y, white), mixed = jax.jit(lambda model: (tuple(model.layers(s).values()), model.decode(s)))(model)
     share = white + 0.5
     assert 0 < share.min() < share.max() < 1

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,19 @@ def test_a_run_leaves_everything_it_should(finished):
     replay = Replay.open(finished)
     assert replay.num_episodes == 2
     assert {"factors/position", "factors/video_frame"} <= replay.episode(0).keys()
+
+
+def test_the_readme_s_lines_of_python_show_what_a_run_has_learned(finished):
+    """As they stand there, but for the run's folder."""
+    (lines,) = re.findall(r"```python\n(.*?)```", (SCRIPTS.parent / "README.md").read_text(), re.DOTALL)
+    assert len(lines.splitlines()) <= 10
+    names: dict = {}
+    exec(lines.replace("runs/try", str(finished)), names)
+    pictures = np.asarray(names["pictures"])
+    assert pictures.shape == (101, 64, 64, 3) and pictures.dtype == np.uint8
+    assert names["kl"].x.mean() > 0 and (np.asarray(names["signal"].y.state) == names["s"].y.state[0]).all()
+    assert (np.asarray(names["signal"].x.state) == names["s"].x.state).all()
+    assert names["config"].run_dir == str(finished)
 
 
 def test_prefill_is_uniform_and_counted_in_env_steps(finished):

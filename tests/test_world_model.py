@@ -1,15 +1,20 @@
 """The objective against a numpy formula, and what depends on what in the model."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from denoised_mdp.model.latent import Latent
+from denoised_mdp.analysis.factorization.headline import MEANT_FOR
+from denoised_mdp.config import schema
+from denoised_mdp.model.latent import NOISE_PARTS, Latent
 from denoised_mdp.model.nets import PatchDecoder, PatchEncoder
 from denoised_mdp.model.transition import Transition
 from denoised_mdp.model.world_model import DenoisedMDP, Objective, model_loss
+from denoised_mdp.runs.metrics import METRICS
 from denoised_mdp.runs.replay import Batch
 
 T, B, A, SIZE = 4, 3, 2, 16
@@ -150,3 +155,17 @@ def test_free_nats_stop_the_gradient_of_a_small_kl():
 
     assert kl_gradient(0.0) > 1.0
     assert kl_gradient(1e4) == 0.0
+
+
+def test_every_part_of_the_latent_state_has_its_kl_its_settings_its_metrics_and_a_meaning():
+    """What a new part needs outside its priors and posteriors: whoever forgets one of these finds it here."""
+    model, batch = make(), make_batch()
+    noise = model.transition.noise(jax.random.key(1), (T, B))
+    _, (_, metrics) = jax.eval_shape(lambda: model_loss(model, batch, noise, EQUATION_4))
+    assert Latent._fields == tuple(schema.Parts.model_fields) == get_args(schema.PartName)
+    assert set(get_args(schema.NoiseParts)) == {*NOISE_PARTS, "".join(NOISE_PARTS)}
+    assert MEANT_FOR.keys() == set(NOISE_PARTS)
+    for part in Latent._fields:
+        assert {part, f"beta_{part}", f"free_nats_{part}"} <= schema.DenoisedModel.model_fields.keys()
+        assert {f"kl_{part}", f"kl_{part}_loss"} <= metrics.keys()
+        assert {f"model/kl_{part}", f"model/kl_{part}_loss"} <= METRICS.keys()

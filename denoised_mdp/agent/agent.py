@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 from denoised_mdp.agent.batch import Gathered, gather
-from denoised_mdp.agent.build import model_learner, new_world_model, policy_learner
+from denoised_mdp.agent.build import model_learner, new_world_model, policy_learner, widths
 from denoised_mdp.config import Config
 from denoised_mdp.model import foresight
 from denoised_mdp.model.latent import Factor, Latent, zeros
@@ -110,9 +110,7 @@ class Agent:
 
     def initial(self, environments: int) -> ActingState:
         """Before an episode."""
-        x, y, z = self.config.model.x, self.config.model.y, self.config.model.z
-        belief, state = Latent(x.belief, y.belief, z.belief), Latent(x.state, y.state, z.state)
-        latent = zeros(belief, state, (environments,))
+        latent = zeros(*widths(self.config.model), (environments,))
         return ActingState(latent, jnp.zeros((environments, self.action_size)))
 
     def _act(

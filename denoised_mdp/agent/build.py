@@ -15,7 +15,7 @@ from denoised_mdp.agent.sac import SACLearner
 from denoised_mdp.config.schema import Model, Policy, TIAModel
 from denoised_mdp.model import tia
 from denoised_mdp.model.balance import Balance
-from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.latent import Factor, Latent, by_name
 from denoised_mdp.model.nets import MLP, ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch, WorldModel
@@ -83,7 +83,7 @@ def model_learner(model: Model) -> ModelLearner:
         objective = tia.Objective(
             alpha=model.alpha,
             balance=balance,
-            free_nats=Latent(model.free_nats_x, model.free_nats_y, 0.0),
+            free_nats=by_name(lambda part: getattr(model, f"free_nats_{part}", 0.0)),
             reward_weight=model.reward_weight,
             normalize_reward=model.normalize_reward,
             lambda_radv=model.lambda_radv,
@@ -94,8 +94,8 @@ def model_learner(model: Model) -> ModelLearner:
     split = model.beta_free_nats_x
     objective = Objective(
         alpha=model.alpha,
-        beta=Latent(model.beta_x, model.beta_y, model.beta_z),
-        free_nats=Latent(model.free_nats_x, model.free_nats_y, model.free_nats_z),
+        beta=by_name(lambda part: getattr(model, f"beta_{part}")),
+        free_nats=by_name(lambda part: getattr(model, f"free_nats_{part}")),
         beta_free_nats_x=model.beta_x if split is None else split,
         reward_weight=model.reward_weight,
         normalize_reward=model.normalize_reward,
@@ -110,8 +110,7 @@ def new_world_model(model: Model, image_size: int, action: int, rngs: nnx.Rngs) 
     """A freshly initialised world model of the kind that the configuration names. `action`: A."""
     if isinstance(model, TIAModel):
         return _new_tia(model, image_size, action, rngs)
-    belief = Latent(model.x.belief, model.y.belief, model.z.belief)
-    state = Latent(model.x.state, model.y.state, model.z.state)
+    belief, state = widths(model)
     encoder = _encoder(model, image_size, rngs)
     decoder = _decoder(model, image_size, sum(belief) + sum(state), rngs)
     transition = Transition(
@@ -134,6 +133,11 @@ def new_world_model(model: Model, image_size: int, action: int, rngs: nnx.Rngs) 
         rngs=rngs,
         style=_style(model),
     )
+
+
+def widths(model: Model) -> tuple[Latent[int], Latent[int]]:
+    """Those of the deterministic beliefs and of the stochastic states of all parts."""
+    return by_name(lambda part: getattr(model, part).belief), by_name(lambda part: getattr(model, part).state)
 
 
 def _style(settings: Model | Policy) -> Style:

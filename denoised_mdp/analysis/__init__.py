@@ -1,5 +1,6 @@
 """Looking at a run, and at what its model believes.
 
+posterior       an episode through a model's posterior
 visualize       an episode decoded part by part, and predicted open-loop
 counterfactual  what-ifs: parts swapped between episodes, single dimensions walked, other actions imagined
 curves          runs beside each other: curves, any metric, tables

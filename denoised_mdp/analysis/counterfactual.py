@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from denoised_mdp.analysis.visualize import decode, infer, predict
+from denoised_mdp.analysis.posterior import filter_episode, information
+from denoised_mdp.analysis.visualize import decode, predict
 from denoised_mdp.errors import UserError, one_line
 from denoised_mdp.model.latent import Factor, Latent
 from denoised_mdp.model.protocol import WorldModel
@@ -42,20 +43,9 @@ def walk(s: Latent[Factor], part: str, dimension: int, values: jax.Array) -> Lat
 
 
 def imagine(world_model: WorldModel, s: Latent[Factor], action: jax.Array, key: jax.Array) -> Latent[Factor]:
-    """x moves on from one latent [...] under the actions [T, A], by its prior; y and z stay as they are: [T, ...]."""
+    """x moves on from one latent [...] under actions [T, A], by its prior; other parts stay as they are: [T, ...]."""
     x = predict(world_model, s, action, key).x  # by the graph it depends on nothing but x and the actions
-    y, z = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(action), *v.shape)), (s.y, s.z))
-    return Latent(x, y, z)
-
-
-@jax.jit
-def information(world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array):
-    """Nats a step in each dimension of each part's state, [S] of each: KL(q || p), a mean over an episode [T, ...]."""
-    first = jnp.zeros((len(action), 1), bool)
-    noise = world_model.transition.noise(key, first.shape)
-    _, q, p = world_model.observe(observation[:, None], action[:, None], first, noise)
-    each = jax.tree.map(lambda v: v[..., None], (q, p))
-    return Latent(*(q_i.kl(p_i).mean((0, 1)) for q_i, p_i in zip(*each, strict=True)))
+    return jax.tree.map(lambda v: jnp.broadcast_to(v, (len(action), *v.shape)), s)._replace(x=x)
 
 
 def swap_rows(
@@ -67,7 +57,9 @@ def swap_rows(
         UserError: the model lacks one of the parts.
     """
     length = min(len(a.action), len(b.action))
-    of_a, of_b = (infer(world_model, *_cut(seen, length), jax.random.fold_in(key, i)) for i, seen in enumerate((a, b)))
+    of_a, of_b = (
+        filter_episode(world_model, *_cut(seen, length), jax.random.fold_in(key, i)).s for i, seen in enumerate((a, b))
+    )
     _check(of_a, parts)
     named = " and ".join(parts)
     with_b, with_a = swap(of_a, of_b, parts)
@@ -97,7 +89,7 @@ def walk_rows(
     Raises:
         UserError: the model lacks the part, or it has no such dimension; `at` lies outside the episode.
     """
-    s = infer(world_model, *seen, key)
+    s = filter_episode(world_model, *seen, key).s
     _check(s, part)
     at = len(seen.action) // 2 if at is None else at
     if not at < len(seen.action):
@@ -135,7 +127,7 @@ def imagine_rows(
             raise UserError(f"the actions {name} have the shape {plan.shape}, not [T, {seen.action.shape[1]}]")
     length = min(len(seen.action) - context, *(len(plan) for plan in plans.values()))
     infer_key, imagine_key = jax.random.split(key)
-    s = jax.tree.map(lambda v: v[context - 1], infer(world_model, *_cut(seen, context), infer_key))
+    s = jax.tree.map(lambda v: v[context - 1], filter_episode(world_model, *_cut(seen, context), infer_key).s)
     ahead = {name: imagine(world_model, s, jnp.asarray(plan[:length]), imagine_key) for name, plan in plans.items()}
     return {"what happened": seen.observation[context : context + length]} | {
         f"x under {name} actions": np.asarray(decode(world_model, latents)) for name, latents in ahead.items()

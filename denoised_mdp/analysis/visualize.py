@@ -16,21 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from denoised_mdp.analysis.posterior import filter_episode, present
 from denoised_mdp.errors import UserError
-from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.latent import NOISE_PARTS, Factor, Latent
 from denoised_mdp.model.protocol import WorldModel
 
 GAP = 2  # pixels between pictures
 SCALE = 2  # enlargement of the small frames
-
-
-@jax.jit
-def infer(world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array) -> Latent[Factor]:
-    """Filters one episode, [T, H, W, 3] uint8 and [T, A]: a sample of the posterior latents [T, ...]."""
-    first = jnp.zeros((len(action), 1), bool)
-    noise = world_model.transition.noise(key, first.shape)
-    s, _, _ = world_model.observe(observation[:, None], action[:, None], first, noise)
-    return jax.tree.map(lambda v: v[:, 0], s)
 
 
 @jax.jit
@@ -50,7 +42,7 @@ def _uint8(pictures: jax.Array) -> jax.Array:
 
 
 def freeze(s: Latent[Factor], parts: Collection[str], at: int) -> Latent[Factor]:
-    """The same latents [T, ...], but the named parts ("x", "y", "z") stay as they are in row `at`."""
+    """The same latents [T, ...], but the named parts stay as they are in row `at`."""
     frozen = {name: jax.tree.map(lambda v: jnp.broadcast_to(v[at], v.shape), getattr(s, name)) for name in parts}
     return s._replace(**frozen)
 
@@ -90,15 +82,15 @@ def decompose(
         if not 0 <= row < len(action) or (name == "context" and row == 0):
             raise UserError(f"{name} is {row}, the episode has {len(action)} rows")
     infer_key, predict_key = jax.random.split(key)
-    s = infer(world_model, observation, action, infer_key)
+    s = filter_episode(world_model, jnp.asarray(observation), jnp.asarray(action), infer_key).s
     ahead = predict(world_model, jax.tree.map(lambda v: v[context - 1], s), action[context:], predict_key)
     open_loop = jax.tree.map(lambda past, future: jnp.concatenate([past[:context], future]), s, ahead)
-    noise = "".join(part for part in "yz" if getattr(s, part).state.shape[-1])
+    noise = [part for part in present(s) if part in NOISE_PARTS]
     rows = {"observation": observation, "reconstruction": decode(world_model, s)}
     if noise:  # else x is all there is
         rows[f"signal: x moves, {' '.join(noise)} frozen"] = decode(world_model, freeze(s, noise, frozen_at))
         rows[f"noise: {' '.join(noise)} {'moves' if len(noise) == 1 else 'move'}, x frozen"] = decode(
-            world_model, freeze(s, "x", frozen_at)
+            world_model, freeze(s, ["x"], frozen_at)
         )
     rows |= layers(world_model, s)
     rows[f"open loop after {context} frames"] = decode(world_model, open_loop)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Count, Place, Size
+from denoised_mdp.config.schema import Config, Count, NoiseParts, PartName, Place, Size
 from denoised_mdp.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class Options(cli.RunOptions):
     )
     context: Size | None = Field(None, description="steps seen before the open-loop prediction; default: 25")
     columns: Size = Field(8, description="moments in the PNG strip")
-    swap: Literal["y", "z", "yz"] | None = Field(
+    swap: NoiseParts | None = Field(
         None, description="also exchange these parts between an episode and the next one, step by step: y, z or yz"
     )
-    walk: Literal["x", "y", "z"] | None = Field(
+    walk: PartName | None = Field(
         None, description="also walk single dimensions of this part's state, from -3 to 3 standard deviations"
     )
     dimensions: Annotated[list[Count], Field(min_length=1)] | None = Field(

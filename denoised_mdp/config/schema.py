@@ -172,6 +172,10 @@ class Part(Settings):
     state: Count
 
 
+PartName = Literal["x", "y", "z"]
+NoiseParts = Literal["y", "z", "yz"]  # one of those that the policy does not see, or all
+
+
 class Parts(Settings):
     """Widths of all latent parts of one model."""
 
@@ -412,7 +416,7 @@ class Config(Settings):
 
 def _misfits(config: Config) -> Iterator[str]:
     model, train, replay = config.model, config.train, config.replay
-    for name, part in (("x", model.x), ("y", model.y), ("z", model.z)):
+    for name, part in ((name, getattr(model, name)) for name in get_args(PartName)):
         if name == "x" and not (part.belief and part.state):
             yield (
                 f"model.x.belief={part.belief} model.x.state={part.state}: both must be at least 1, "

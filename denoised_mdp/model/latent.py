@@ -6,6 +6,7 @@ A part of width zero is absent: its arrays are [B, 0], its KL is 0 and nothing d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 import jax
@@ -34,9 +35,23 @@ class Latent(NamedTuple, Generic[T]):
     z: T  # controllable, never rewarded
 
 
+NOISE_PARTS = Latent._fields[1:]  # what the policy does not see
+
+
+def by_name(value_of: Callable[[str], T]) -> Latent[T]:
+    """Something for each part, made from the part's name."""
+    return Latent(*map(value_of, Latent._fields))
+
+
 def features(latent: Latent[Factor]) -> jax.Array:
     """[B, sum of all widths], what the decoder sees."""
     return jnp.concatenate([part.features for part in latent], axis=-1)
+
+
+def standard_normals(key: jax.Array, state: Latent[int], batch: tuple[int, ...]) -> Latent[jax.Array]:
+    """The noise [batch, S] of each part, of states of these widths."""
+    keys = jax.random.split(key, len(state))
+    return Latent(*(jax.random.normal(k, (*batch, s)) for k, s in zip(keys, state, strict=True)))
 
 
 def zeros(belief: Latent[int], state: Latent[int], batch: tuple[int, ...]) -> Latent[Factor]:

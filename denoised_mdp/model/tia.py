@@ -25,7 +25,7 @@ from flax import nnx
 
 from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal
-from denoised_mdp.model.latent import Factor, Latent, zeros
+from denoised_mdp.model.latent import Factor, Latent, by_name, standard_normals, zeros
 from denoised_mdp.model.nets import MLP, PLAIN, Linear, Style, gaussian
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch
@@ -115,23 +115,22 @@ class Mixer(nnx.Module):
 
 
 class Streams(NamedTuple):
-    """The transition: both streams side by side, and no z. What the methods take is said at `Transition`'s."""
+    """The transition: both streams side by side, and no other part. What the methods take is said at `Transition`'s."""
 
     x: Stream
     y: Stream
 
     @property
     def belief(self) -> Latent[int]:
-        return Latent(self.x.belief, self.y.belief, 0)
+        return by_name(lambda part: getattr(self, part).belief if part in self._fields else 0)
 
     @property
     def state(self) -> Latent[int]:
-        return Latent(self.x.state, self.y.state, 0)
+        return by_name(lambda part: getattr(self, part).state if part in self._fields else 0)
 
     def noise(self, key: jax.Array, batch: tuple[int, ...]) -> Latent[jax.Array]:
         """Standard normals [batch, S] for each part."""
-        keys = jax.random.split(key, 3)
-        return Latent(*(jax.random.normal(k, (*batch, s)) for k, s in zip(keys, self.state, strict=True)))
+        return standard_normals(key, self.state, batch)
 
     def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, Normal]:
         """x' ~ p(.|x, a): the next belief and prior."""
@@ -143,14 +142,14 @@ class Streams(NamedTuple):
         """Filters one observation: s' ~ q(.|s, a, o). Returns s', and q and p of every part."""
         (hx, px), (hy, py) = self.x.predict(s.x, a), self.y.predict(s.y, a)
         qx, qy = self.x.infer(hx, e[0]), self.y.infer(hy, e[1])
-        nothing = Normal(s.z.state, s.z.state)
-        following = Latent(Factor(hx, qx.at(noise.x)), Factor(hy, qy.at(noise.y)), s.z)
-        return following, Latent(qx, qy, nothing), Latent(px, py, nothing)
+        absent = Latent(*(Normal(part.state, part.state) for part in s))
+        following = s._replace(x=Factor(hx, qx.at(noise.x)), y=Factor(hy, qy.at(noise.y)))
+        return following, absent._replace(x=qx, y=qy), absent._replace(x=px, y=py)
 
     def imagine_step(self, s: Latent[Factor], a: jax.Array, noise: Latent[jax.Array]) -> Latent[Factor]:
         """s' ~ p(.|s, a) for both parts."""
         (hx, px), (hy, py) = self.x.predict(s.x, a), self.y.predict(s.y, a)
-        return Latent(Factor(hx, px.at(noise.x)), Factor(hy, py.at(noise.y)), s.z)
+        return s._replace(x=Factor(hx, px.at(noise.x)), y=Factor(hy, py.at(noise.y)))
 
 
 class TIA(NamedTuple):
@@ -250,10 +249,10 @@ def model_loss(
 
     noise: standard normals [T, B, S]. Returns the loss; the filtered latents [T, B], what `fit` returned, and metrics.
     """
-    alpha, free_nats, reward_weight, lambda_radv, lambda_os, balance, normalize_reward = objective
+    o = objective
     s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
     kl_x, kl_y = q.x.kl(p.x), q.y.kl(p.y)  # each [T, B]
-    clipped_x, clipped_y = balance.kl(q.x, p.x, free_nats.x), balance.kl(q.y, p.y, free_nats.y)
+    clipped_x, clipped_y = o.balance.kl(q.x, p.x, o.free_nats.x), o.balance.kl(q.y, p.y, o.free_nats.y)
     picture = pixels(batch.observation)
     error = picture - model.decode(s)
     nll_observation = jnp.sum(_nll(error), axis=(-3, -2, -1))
@@ -261,9 +260,9 @@ def model_loss(
     nll_reward = _nll(batch.reward - model.x_reward(s.x))
     fitted = jax.lax.stop_gradient(fit(*jax.lax.stop_gradient((model.adversary, s.y.features)), batch.reward))
     nll_adversary = adversary_nll(fitted[0], s.y.features, batch.reward)
-    weight = reward_weight * importance(batch.reward, normalize=normalize_reward)
-    task = nll_observation + weight * nll_reward + alpha * clipped_x
-    loss = task + lambda_os * nll_distractor - lambda_radv * nll_adversary + alpha * clipped_y
+    weight = o.reward_weight * importance(batch.reward, normalize=o.normalize_reward)
+    task = nll_observation + weight * nll_reward + o.alpha * clipped_x
+    loss = task + o.lambda_os * nll_distractor - o.lambda_radv * nll_adversary + o.alpha * clipped_y
     metrics = {
         "observation_loss": nll_observation,
         "observation_mse": jnp.mean(error**2, axis=(-3, -2, -1)),

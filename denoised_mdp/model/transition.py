@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from denoised_mdp.model.distributions import Array, Normal
-from denoised_mdp.model.latent import Factor, Latent, zeros
+from denoised_mdp.model.latent import Factor, Latent, standard_normals, zeros
 from denoised_mdp.model.nets import GRU, MLP, PLAIN, Activation, Linear, Style, gaussian
 
 
@@ -98,9 +98,7 @@ class Transition(nnx.Module):
 
     def noise(self, key: jax.Array, batch: tuple[int, ...]) -> Latent[jax.Array]:
         """Standard normals [batch, S] for each part."""
-        return Latent(
-            *(jax.random.normal(k, (*batch, s)) for k, s in zip(jax.random.split(key, 3), self.state, strict=True))
-        )
+        return standard_normals(key, self.state, batch)
 
     def evidence(self, embedding: jax.Array) -> Evidence:
         """[B, E] -> what it adds to the posteriors."""

@@ -23,7 +23,7 @@ from denoised_mdp.agent.actor_critic import DynamicsLearner
 from denoised_mdp.agent.build import policy_learner
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
-from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.latent import Factor, Latent, by_name
 from denoised_mdp.model.reconstruction import pixels
 from denoised_mdp.model.world_model import DenoisedMDP, Objective, model_loss
 from denoised_mdp.reference import weights
@@ -174,7 +174,11 @@ def computed(inputs: Inputs) -> Iterator[tuple[str, np.ndarray]]:
 
 def _objective(described: Mapping[str, Any]) -> Objective:
     """Of a file's own numbers, which need not lie in the ranges that a configuration has."""
-    beta, free_nats = (Latent(*(described[f"model.{name}_{part}"] for part in "xyz")) for name in ("beta", "free_nats"))
+
+    def of_parts(name: str) -> Latent[float]:
+        return by_name(lambda part: described[f"model.{name}_{part}"] if part in weights.PARTS else 0.0)
+
+    beta, free_nats = of_parts("beta"), of_parts("free_nats")
     split = described["model.beta_free_nats_x"]
     return Objective(described["model.alpha"], beta, free_nats, beta.x if split is None else split, reward_weight=1.0)
 
@@ -203,7 +207,7 @@ def _learning(
                 inputs(f"{section}/in/{part}/{kind}_noise", length, batch_size, width)
                 if width
                 else np.zeros((*shape, 0), np.float32)
-                for part, width in zip("xyz", model.transition.state, strict=True)
+                for part, width in zip(Latent._fields, model.transition.state, strict=True)
             )
         )
 
@@ -224,7 +228,7 @@ def _learn(
     (loss, (s, metrics)), gradient = jax.value_and_grad(model_loss, has_aux=True)(model, batch, noise, objective)
     _, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
     outputs = {"embedding": model.encoder(pixels(batch.observation))}
-    for part, s_i, q_i, p_i, prior_noise_i in zip("xyz", s, q, p, prior_noise, strict=True):
+    for part, s_i, q_i, p_i, prior_noise_i in zip(Latent._fields, s, q, p, prior_noise, strict=True):
         if s_i.state.shape[-1]:
             outputs |= {
                 f"{part}/belief": s_i.belief,

@@ -53,7 +53,8 @@ MLPS = {
     "q_model_0_target.net.module": "policy/targets/first",
     "q_model_1_target.net.module": "policy/targets/second",
 }
-GRUS = {f"transition_model.{part}_rnn": f"world_model/transition/{part}_prior/gru" for part in "xyz"}
+PARTS = ("x", "y", "z")  # of the latent state, in the authors' code
+GRUS = {f"transition_model.{part}_rnn": f"world_model/transition/{part}_prior/gru" for part in PARTS}
 POSTERIORS = {
     f"transition_model.{parts}_belief_obs_to_state_posterior.module": f"world_model/transition/{parts}_posterior"
     for parts in ("xy", "z")
@@ -202,12 +203,12 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
         return [shape(f"{module}.{i}.weight")[0] for i in range(0, last(module) + 1, 2)][:-1]
 
     part_widths = {}
-    for part in "xyz":
+    for part in PARTS:
         if part == "x" or any(name.startswith(f"transition_model.{part}_") for name in weights):
             belief = shape(f"transition_model.{part}_rnn.weight_hh")[1]
             state = shape(f"transition_model.{part}_belief_to_state_prior.module.2.weight")[0] // 2
             part_widths[part] = (belief, state)
-    (hx, sx), (hy, sy), (hz, sz) = (part_widths.get(part, (0, 0)) for part in "xyz")
+    (hx, sx), (hy, sy), (hz, sz) = (part_widths.get(part, (0, 0)) for part in PARTS)
     seen_by_x = shape("transition_model.x_state_action_pre_rnn.module.0.weight")[1]
     actions = seen_by_x - sx
     if actions < 1:
@@ -265,7 +266,7 @@ def described(config: Mapping[str, Any], weights: Arrays) -> dict[str, Any]:
         "conv_activation": "relu",
         "observation_stddev": 1.0,
         "reward_stddev": 1.0,
-        **{f"{part}.{width}_size": found[f"model.{part}.{width}"] for part in "xyz" for width in ("belief", "state")},
+        **{f"{part}.{width}_size": found[f"model.{part}.{width}"] for part in PARTS for width in ("belief", "state")},
     }
     if "model.z_prior_uses_y" in found:
         stated["z_prior_uses_y"] = found["model.z_prior_uses_y"]

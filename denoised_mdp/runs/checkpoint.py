@@ -150,6 +150,20 @@ def load_state(path: Path, like: Tree) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(saved[name]) for name in wanted])
 
 
+def shape(path: Path, name: str) -> tuple[int, ...]:
+    """The shape of one array of a checkpoint.
+
+    Raises:
+        UserError: the file is damaged, or has no such array.
+    """
+    file = path / "state.safetensors"
+    try:
+        with safe_open(file, "numpy") as arrays:
+            return tuple(arrays.get_slice(name).get_shape())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read: {one_line(error)}") from error
+
+
 def named(tree: Any) -> dict[str, np.ndarray]:
     """The arrays of a pytree by the names they have in a checkpoint, in the order of its leaves."""
     return {name: np.asarray(leaf, order="C") for name, leaf in _by_name(tree).items()}

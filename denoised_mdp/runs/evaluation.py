@@ -13,7 +13,7 @@ import scipy.stats
 from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.config import Config
 from denoised_mdp.envs import AnyEnv, Env, make, make_all, reset_all, step_all
-from denoised_mdp.runs import checkpoint
+from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.compilation import cache_programs
 
 
@@ -64,6 +64,25 @@ def load_agent(config: Config, action_size: int, path: Path) -> tuple[Agent, Tra
     agent = Agent(config, action_size)
     state, _ = checkpoint.load_state(path, (agent.shapes(), agent.initial(config.train.envs)))
     return agent, state
+
+
+class Trained(NamedTuple):
+    """A run's configuration, the functions of its agent, and what the agent has learned."""
+
+    config: Config
+    agent: Agent
+    state: TrainState
+
+
+def load(folder: str | Path, which: str = "latest") -> Trained:
+    """The agent of a run, from its latest checkpoint or from that of an env step. No environment is made.
+
+    Raises:
+        UserError: there is no run, no such checkpoint, or it does not fit the run's configuration.
+    """
+    config, path = run_dir.load(Path(folder)), run_dir.checkpoint(Path(folder), which)
+    action_size = checkpoint.shape(path, "1/action")[-1]  # of what the agent remembers
+    return Trained(config, *load_agent(config, action_size, path))
 
 
 class Episode(NamedTuple):

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from denoised_mdp.analysis.factorization.filtering import filter_episode, present
 from denoised_mdp.analysis.factorization.headline import Estimate
+from denoised_mdp.analysis.posterior import filter_episode, present
 from denoised_mdp.analysis.recordings import Recording
 from denoised_mdp.model.protocol import WorldModel
 

@@ -6,37 +6,14 @@ Shapes: T = rows of an episode, E = episodes, N = their rows one after the other
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from denoised_mdp.analysis.posterior import Filtered, filter_episode, present
 from denoised_mdp.analysis.recordings import Recording
-from denoised_mdp.model.latent import Factor, Latent
 from denoised_mdp.model.protocol import WorldModel
-
-
-class Filtered(NamedTuple):
-    """What a model makes of one episode."""
-
-    s: Latent[Factor]  # [T, ...], a sample of the posterior
-    kl: Latent[jax.Array]  # [T], of each part in nats
-
-
-@jax.jit
-def filter_episode(world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array) -> Filtered:
-    """Filters [T, H, W, 3] uint8 and [T, A]. One key is one draw of the posterior's noise, whatever is observed.
-
-    A sample, not the mean: that is what policy and decoder see, and a part that has collapsed still has a mean in which
-    a probe might read what is drowned in the noise of every sample.
-    """
-    first = jnp.zeros((len(action), 1), bool)
-    noise = world_model.transition.noise(key, first.shape)
-    s, q, p = world_model.observe(observation[:, None], action[:, None], first, noise)
-    kl = Latent(*(q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True)))
-    return jax.tree.map(lambda v: v[:, 0], Filtered(s, kl))
 
 
 def filter_all(world_model: WorldModel, recordings: Sequence[Recording], key: jax.Array) -> list[Filtered]:
@@ -45,11 +22,6 @@ def filter_all(world_model: WorldModel, recordings: Sequence[Recording], key: ja
         filter_episode(world_model, recording.observation, recording.action, jax.random.fold_in(key, i))
         for i, recording in enumerate(recordings)
     ]
-
-
-def present(s: Latent[Factor]) -> list[str]:
-    """The names of the parts that a model has."""
-    return [name for name in Latent._fields if getattr(s, name).state.shape[-1]]
 
 
 def part_features(filtered: Sequence[Filtered]) -> dict[str, NDArray[np.float32]]:

@@ -15,8 +15,8 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_predict
 from threadpoolctl import threadpool_limits
 
-from denoised_mdp.analysis.factorization.filtering import Filtered, present
 from denoised_mdp.analysis.factorization.probes import RIDGE, whole_repeats
+from denoised_mdp.analysis.posterior import Filtered, present
 from denoised_mdp.analysis.recordings import Recording
 from denoised_mdp.model.latent import Factor, Latent
 from denoised_mdp.model.protocol import WorldModel

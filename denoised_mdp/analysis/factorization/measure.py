@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from denoised_mdp.analysis.factorization.clean_pairs import clean_pairs
-from denoised_mdp.analysis.factorization.filtering import Filtered, episode_of_row, filter_all, mean_kl, part_features
+from denoised_mdp.analysis.factorization.filtering import episode_of_row, filter_all, mean_kl, part_features
 from denoised_mdp.analysis.factorization.headline import (
     SIGNAL,
     Alarm,
@@ -24,6 +24,7 @@ from denoised_mdp.analysis.factorization.influence import action_gain, controlla
 from denoised_mdp.analysis.factorization.pictures import reconstruction
 from denoised_mdp.analysis.factorization.probes import LINEAR, NONLINEAR, Matrix, leakage_matrix
 from denoised_mdp.analysis.factorization.targets import Target, targets
+from denoised_mdp.analysis.posterior import Filtered
 from denoised_mdp.analysis.recordings import Recordings
 from denoised_mdp.envs import FACTOR_KINDS, FactorKind
 from denoised_mdp.model.protocol import WorldModel

@@ -12,15 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from denoised_mdp.analysis.factorization.filtering import Filtered, present
+from denoised_mdp.analysis.posterior import Filtered, present
 from denoised_mdp.analysis.recordings import Recording
 from denoised_mdp.analysis.visualize import freeze
-from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.latent import NOISE_PARTS, Factor, Latent
 from denoised_mdp.model.protocol import WorldModel
 from denoised_mdp.model.reconstruction import pixels
 
 ON, OFF = "on_robot", "off_robot"
-NOISE = ("y", "z")
 
 
 @jax.jit
@@ -40,7 +39,7 @@ def reconstruction(
     """
     if any(recording.robot is None for recording in recordings):
         return None
-    noise = [name for name in present(filtered[0].s) if name in NOISE]
+    noise = [name for name in present(filtered[0].s) if name in NOISE_PARTS]
     frozen = {"all": [], "x": noise, "noise": ["x"], "nothing": ["x", *noise]}
     sums = {name: np.zeros(2) for name in frozen}
     counts = np.zeros(2)

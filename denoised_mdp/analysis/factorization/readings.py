@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from denoised_mdp.analysis.factorization.filtering import Filtered, episode_of_row, part_features
+from denoised_mdp.analysis.factorization.filtering import episode_of_row, part_features
 from denoised_mdp.analysis.factorization.measure import probed
 from denoised_mdp.analysis.factorization.probes import LINEAR, predict, whole_repeats
 from denoised_mdp.analysis.factorization.report import KINDS, rows_by_kind
 from denoised_mdp.analysis.factorization.targets import Numbers
+from denoised_mdp.analysis.posterior import Filtered
 from denoised_mdp.analysis.recordings import Recordings
 from denoised_mdp.envs import FactorKind
 

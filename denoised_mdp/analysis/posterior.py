@@ -1,0 +1,58 @@
+"""One episode through a model's posterior.
+
+Shapes: T = rows of the episode, H W = image, A = action, S = width of a state.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from denoised_mdp.model.distributions import Normal
+from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.protocol import WorldModel
+
+
+class Filtered(NamedTuple):
+    """What a model makes of one episode."""
+
+    s: Latent[Factor]  # [T, ...], a sample of the posterior
+    kl: Latent[jax.Array]  # [T], of each part in nats
+
+
+@jax.jit
+def filter_episode(world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array) -> Filtered:
+    """Filters [T, H, W, 3] uint8 and [T, A]. One key is one draw of the posterior's noise, whatever is observed.
+
+    A sample, not the mean: that is what policy and decoder see, and a part that has collapsed still has a mean in which
+    a probe might read what is drowned in the noise of every sample.
+    """
+    s, q, p = _observe(world_model, observation, action, key)
+    kl = Latent(*(q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True)))
+    return jax.tree.map(lambda v: v[:, 0], Filtered(s, kl))
+
+
+@jax.jit
+def information(
+    world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array
+) -> Latent[jax.Array]:
+    """Nats a step in each dimension of each part's state, [S] of each: KL(q || p), a mean over an episode [T, ...]."""
+    _, q, p = _observe(world_model, observation, action, key)
+    each = jax.tree.map(lambda v: v[..., None], (q, p))
+    return Latent(*(q_i.kl(p_i).mean((0, 1)) for q_i, p_i in zip(*each, strict=True)))
+
+
+def _observe(
+    world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array
+) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+    """s, q and p of every part, [T, 1, ...]: the episode is a batch of one sequence."""
+    first = jnp.zeros((len(action), 1), bool)
+    noise = world_model.transition.noise(key, first.shape)
+    return world_model.observe(observation[:, None], action[:, None], first, noise)
+
+
+def present(s: Latent[Factor]) -> list[str]:
+    """The names of the parts that a model has."""
+    return [name for name in Latent._fields if getattr(s, name).state.shape[-1]]
