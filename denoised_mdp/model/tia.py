@@ -273,7 +273,7 @@ def model_loss(
         "kl_y": kl_y,
         "kl_x_loss": clipped_x,
         "kl_y_loss": clipped_y,
-        "kl_x_below_free_nats": (kl_x <= free_nats.x).astype(jnp.float32),
+        "kl_x_below_free_nats": (kl_x <= o.free_nats.x).astype(jnp.float32),
     }
     if model.task.go_on is not None:
         logit = model.task.go_on(s.x.features)[..., 0]
