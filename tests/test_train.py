@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats
@@ -84,8 +85,9 @@ def test_the_readme_s_lines_of_python_show_what_a_run_has_learned(finished):
     exec(lines.replace("runs/try", str(finished)), names)
     pictures = np.asarray(names["pictures"])
     assert pictures.shape == (101, 64, 64, 3) and pictures.dtype == np.uint8
-    assert names["kl"].x.mean() > 0 and (np.asarray(names["signal"].y.state) == names["s"].y.state[0]).all()
-    assert (np.asarray(names["signal"].x.state) == names["s"].x.state).all()
+    assert names["kl"].x.mean() > 0
+    signal, s = jax.tree.map(np.asarray, (names["signal"], names["s"]))
+    assert (signal.y.state == s.y.state[0]).all() and (signal.x.state == s.x.state).all()
     assert names["config"].run_dir == str(finished)
 
 
