@@ -48,7 +48,7 @@ class NoisySensor(Layer):
 def patch_means(frames: Frames) -> NDArray[np.float64]:
     """Returns the brightness [N], in [-0.5, 0.5], of a patch near the upper left of frames [N, H, W].
 
-    Its sides are a quarter of theirs.
+    The sides of the patch are a quarter of the frame's.
     """
     frames = np.asarray(frames)
     height, width = (side // 4 for side in frames.shape[1:])
