@@ -1,4 +1,4 @@
-"""Where things are kept that can be made again."""
+"""The cache folder, for files that can be made again."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _log = logging.getLogger(__name__)
 
 
 def folder(name: str) -> Path:
-    """This project's folder of that name in the user's cache: below $XDG_CACHE_HOME, or ~/.cache.
+    """Returns this project's folder of that name in the user's cache: below $XDG_CACHE_HOME, or ~/.cache.
 
-    It is there, and can be written: where that one cannot, it is one for temporary files.
+    The folder exists and is writable; if the cache is not writable, it is a temporary folder.
     """
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -22,7 +22,7 @@ def folder(name: str) -> Path:
         problem = obstacle(wanted)
         if problem is None:
             return wanted
-    except RuntimeError as error:  # nobody knows where home is
+    except RuntimeError as error:  # there is no home folder
         problem = str(error)
     instead = _temporary() / name
     instead.mkdir(exist_ok=True)
@@ -31,7 +31,7 @@ def folder(name: str) -> Path:
 
 
 def obstacle(folder: Path) -> str | None:
-    """Why nothing can be written into a folder, which is made if it is missing; None if it can."""
+    """Makes a folder if it is missing; returns why it is not writable, or None if it is."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -41,7 +41,7 @@ def obstacle(folder: Path) -> str | None:
 
 @functools.cache
 def _temporary() -> Path:
-    """The same for every process of this user; a folder of another one's is not trusted."""
+    """Returns one folder for all processes of this user; does not trust a folder that another user owns."""
     path = Path(tempfile.gettempdir(), f"denoised-mdp-{os.getuid()}")
     path.mkdir(mode=0o700, exist_ok=True)
     return path if path.stat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="denoised-mdp-"))

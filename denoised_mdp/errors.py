@@ -1,4 +1,4 @@
-"""What a user can set right, told in one line."""
+"""Errors that a user can correct, each reported in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UserError(ValueError):
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Inside, settings and data are being checked: any ValueError is the user's to see, as a UserError.
+    """Turns any ValueError inside the context, where settings and data are checked, into a UserError.
 
     Keep long computations outside, so that an error in the program comes with its traceback.
     """
@@ -32,12 +32,12 @@ def user_errors() -> Iterator[None]:
 
 
 def one_line(error: object) -> str:
-    """The message of an exception without line breaks."""
+    """Returns the message of an exception without line breaks."""
     return " ".join(str(error).split())
 
 
 def with_place(error: BaseException) -> str:
-    """Kind and message of an exception and where it was raised, in one line."""
+    """Returns type, message and origin of an exception in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError):
         place = f" ({error.filename}:{error.lineno})"
@@ -47,7 +47,7 @@ def with_place(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:
-    """The known dotted names that `name` may have been meant to be, the likeliest first.
+    """Returns the known dotted names that are most similar to `name`, the most similar first.
 
     Names with the same last part come first: model.beta for beta. A beginning counts too: vid is near video_background.
     """
@@ -77,7 +77,7 @@ def _ratio(a: str, b: str) -> float:
 
 
 def unwritable(folder: Path) -> str | None:
-    """Why nothing can be written into a folder, which may not exist yet; None if it can. Writes nothing."""
+    """Returns why a folder, which may not exist yet, is not writable; None if it is. Writes nothing."""
     for place in (folder, *folder.absolute().parents):
         if place.exists():
             if not place.is_dir():
@@ -87,12 +87,12 @@ def unwritable(folder: Path) -> str | None:
 
 
 def expanded(text: str) -> Path:
-    """A type of argparse's: a path, with ~ as the user's home."""
+    """An argparse type: returns a path, with ~ as the user's home."""
     return Path(os.path.expanduser(text))
 
 
 def output(*suffixes: str) -> Callable[[str], Path]:
-    """A type of argparse's: a file to write, looked at before the work; `suffixes` that it may have."""
+    """Returns an argparse type: a file to write, checked before the work; `suffixes`: those allowed."""
 
     def checked(text: str) -> Path:
         file = expanded(text)
@@ -108,7 +108,7 @@ def output(*suffixes: str) -> Callable[[str], Path]:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A type of argparse's: whole numbers from `least` on."""
+    """Returns an argparse type: whole numbers from `least` on."""
 
     def number(text: str) -> int:
         value = int(text)

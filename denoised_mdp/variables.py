@@ -1,11 +1,11 @@
-"""Environment variables that would make another run of this one, or none at all. No jax here."""
+"""Environment variables that would change the results of a run, or make it fail. No jax here."""
 
 from __future__ import annotations
 
 import logging
 import os
 
-# Of jax: they change numbers, types or random streams, which a run's settings alone decide; and what is as usual.
+# Variables of jax that change numbers, types or random streams, which only a run's settings decide; usual values.
 _IGNORED = {
     "JAX_ENABLE_X64": ("0", "false", "off", "no", "f", "n", ""),
     "JAX_DEFAULT_DTYPE_BITS": (),
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def drop_what_changes_numbers() -> None:
-    """Takes out of the environment what would make other numbers of a run, and says so; before jax is imported."""
+    """Removes variables that would change a run's numbers, with a warning; call it before jax is imported."""
     for name, usual in _IGNORED.items():
         value = os.environ.pop(name, None)
         if value is not None and value.lower() not in usual:

@@ -1,6 +1,6 @@
 """From overrides to a checked configuration, by way of the files of `configs/`, and the name of the run that it makes.
 
-Hydra composes; what it would say of a mistake in many lines, or not at all, is said here in one.
+Hydra composes; this module reports in one line the mistakes that Hydra reports in many lines, or not at all.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _PLACES = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 CONFIGS = next(filter(Path.is_dir, _PLACES), _PLACES[0]).resolve()
 SEARCHPATH = "hydra.searchpath"  # the setting of Hydra that names folders of configurations beside ours
 TOLD = 8  # choices of a group named in an error; the rest are counted
-NAMED = ("env", "env.task", "noise", "model", "size", "seed", "seeds")  # what the name of every run tells
+NAMED = ("env", "env.task", "noise", "model", "size", "seed", "seeds")  # every run's name contains these
 
 Groups = dict[str, list[str]]  # the choices of each group
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """The checked configuration that `overrides` make of `configs/`; of several seeds, that of the first.
+    """Returns the checked configuration from `overrides` and `configs/`; with several seeds, the first seed's.
 
     Raises: as `compose_seeds`.
     """
@@ -44,7 +44,7 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def compose_seeds(overrides: Sequence[str]) -> list[Config]:
-    """The checked configurations that `overrides` make of `configs/`, one for each of `seeds`.
+    """Returns the checked configurations from `overrides` and `configs/`, one for each of `seeds`.
 
     Raises:
         UserError: an override that is malformed or names nothing, a value that is wrong.
@@ -71,9 +71,9 @@ def _forced(text: str, groups: Groups) -> str:
 
 
 def resolve(values: DictConfig, hydra_config: Any) -> list[Config]:
-    """The Configs of what Hydra composed: of each of its seeds that which this seed has alone.
+    """Returns one Config per seed from Hydra's result, equal to that of a single run with this seed.
 
-    A missing run_dir is named after the run; below one that several seeds share each has a folder.
+    A missing run_dir is named after the run; if several seeds share a run_dir, each gets a folder in it.
     """
     values = OmegaConf.masked_copy(values, [str(k) for k in values if k != "hydra"])
     first = _resolve_one(values, hydra_config)
@@ -132,7 +132,7 @@ def run_name(config: Config, choices: Any, overrides: Iterable[str]) -> str:
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """What Hydra reads in each key=value.
+    """Returns each key=value as parsed by Hydra.
 
     Raises:
         UserError: one is malformed.
@@ -172,10 +172,10 @@ def _hint(text: str) -> str:
 
 
 def check_override(override: Override, groups: Groups) -> None:
-    """That an override names one of the groups with its choices, or a setting.
+    """Checks that an override names a setting, or one of the groups with one of its choices.
 
     Raises:
-        UserError: it does not; the nearest names are told.
+        UserError: it does not; the message names the most similar ones.
     """
     key, text = override.key_or_group, override.input_line
     if isinstance(override.value(), Glob):

@@ -28,8 +28,9 @@ from yaml import YAMLError
 
 from denoised_mdp.errors import UserError, did_you_mean, one_line
 
-# What may change when a run goes on from its checkpoint; the rest would make it another run. A name stands for all
-# below it. `train.env_steps` extends a run; the others say where to work and look and what to keep, and teach nothing.
+# What may change when a run goes on from its checkpoint; the rest would make it another run. A name includes all
+# names below it. `train.env_steps` extends a run; the others set where it runs, what it shows and keeps,
+# and do not affect learning.
 CHANGEABLE = (
     "devices",
     "distributed",
@@ -121,7 +122,7 @@ class Sunlight(Settings):
 
 
 class Custom(Settings):
-    """An environment of the user's: docs/custom_environment.md."""
+    """A custom environment: docs/custom_environment.md."""
 
     name: Literal["custom"]
     task: Text  # a name for runs and plots
@@ -145,7 +146,7 @@ class Render(Settings):
 
 
 class Noise(Settings):
-    """What distracts the agent. The parts are switches; only the sensor needs another one, the video it is read off."""
+    """The distractors. Each is a switch of its own; only the noisy sensor needs another one, the video background."""
 
     video_background: bool
     source: Place  # pink | leaves | a directory of videos or of image folders
@@ -173,7 +174,7 @@ class Part(Settings):
 
 
 PartName = Literal["x", "y", "z"]
-NoiseParts = Literal["y", "z", "yz"]  # one of those that the policy does not see, or all
+NoiseParts = Literal["y", "z", "yz"]  # one of the parts that the policy does not see, or both
 
 
 class Parts(Settings):
@@ -408,7 +409,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """What no single setting can know; the first misfit is the error."""
+        """Checks dependencies between settings; the first violation is the error."""
         for misfit in _misfits(self):
             raise ValueError(misfit)
         return self
@@ -492,7 +493,7 @@ def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def of_other_models(model: Mapping[str, Any]) -> list[str]:
-    """The settings in `model` that its kind lacks and the other kind has."""
+    """Returns the settings in `model` that only the other kind of model has."""
     kinds = {DENOISED: DenoisedModel, TIA: TIAModel}
     own = kinds.pop(_kind(model)).model_fields
     (other,) = kinds.values()

@@ -1,4 +1,4 @@
-"""From plain settings to an environment."""
+"""Makes an environment from plain settings."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ Settings = Mapping[str, Any]
 
 
 def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: Split) -> Env:
-    """An environment: a world, and around it the parts of noise that are switched on.
+    """Makes an environment: a world, and around it the parts of the noise that are switched on.
 
     Args:
-        env, render, noise: settings by name, as in the groups of `configs/`; their meaning is in `config/schema.py`.
-        seed: of everything random; the same seed is the same physics with and without noise.
-        split: train or eval; keeps the videos and episodes of evaluation apart.
+        env, render, noise: settings by name, as in the groups of `configs/`; `config/schema.py` explains them.
+        seed: of all randomness; the same seed gives the same physics with and without noise.
+        split: train or eval; keeps videos and episodes of evaluation separate from those of training.
 
     Raises:
-        UserError: what `check` raises, a camera that is not there, or a custom environment without pictures or with
-            actions of another kind.
+        UserError: as `check`; also a missing camera, or a custom environment without pictures or with actions of
+            another kind.
     """
     check(env=env, render=render, noise=noise)
     root = np.random.SeedSequence((seed, video.SPLITS.index(split)))
@@ -75,10 +75,10 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
 
 
 def try_out(*, env: Settings, render: Settings, noise: Settings) -> None:
-    """Resets an environment of the user's and takes a step in it, lest a run begin that cannot go on.
+    """Resets a custom environment and takes a step in it, so that no run starts that would fail at once.
 
     Raises:
-        UserError: it does not do what docs/custom_environment.md asks of it, or raises an error of its own.
+        UserError: it does not follow docs/custom_environment.md, or raises an error itself.
     """
     if env["name"] == "custom":
         _try_out(*(json.dumps(dict(group), sort_keys=True) for group in (env, render, noise)))
@@ -86,7 +86,7 @@ def try_out(*, env: Settings, render: Settings, noise: Settings) -> None:
 
 @functools.cache
 def _try_out(*groups: str) -> None:
-    """Once for each of several seeds."""
+    """Tries an environment only once for all seeds, as the result is cached."""
     env, render, noise = map(json.loads, groups)
     try:
         made = make(env=env, render=render, noise=noise, seed=0, split="train")
@@ -100,16 +100,16 @@ def _try_out(*groups: str) -> None:
 
 
 def with_chosen_backend(env: Settings, render: Settings) -> Settings:
-    """`render` with the backend that `auto` stands for here, which is found out only where the world needs one."""
+    """Returns `render` with `auto` replaced by the backend chosen here, if the world needs one."""
     return {**render, "backend": rendering.choose(render["backend"])} if env["name"] in ("dmc", "robodesk") else render
 
 
 def check(*, env: Settings, render: Settings, noise: Settings) -> None:
-    """Finds out, before anything is made, what a user may have got wrong.
+    """Checks the settings for mistakes of the user, before anything is made.
 
     Raises:
         UserError: an unknown environment or task (with the nearest names), a rendering backend that does not work, a
-            video source that cannot be read, or a part of noise that the world cannot have.
+            video source that cannot be read, or a part of the noise that this world does not support.
     """
     name = env["name"]
     if name not in ENVIRONMENTS:
@@ -128,13 +128,13 @@ def check(*, env: Settings, render: Settings, noise: Settings) -> None:
         raise UserError(f"noise.video_background=true is for env=dmc: env.name={name} has no background to replace")
     if name == "custom":
         rendering.prepare_for_custom(render["backend"])
-        from denoised_mdp.envs import custom  # gymnasium: only for those who use it
+        from denoised_mdp.envs import custom  # imports gymnasium: only where it is used
 
         custom.check(env["constructor"], env["arguments"])
 
 
 def _video_format(env: Settings) -> dict[str, Any]:
-    """Side in pixels, and whether in colour: what is behind a robot has the picture's size, a television its own."""
+    """Returns the side in pixels and whether in colour: backgrounds have the picture's size, a television its own."""
     if env["name"] == "robodesk":
         return {"size": VIDEO, "colour": True}
     return {"size": env["image_size"], "colour": False}
@@ -178,7 +178,7 @@ def _robodesk(
     noise_seed: np.random.SeedSequence,
     split: Split,
 ) -> World:
-    """RoboDesk with its own parts of noise, which all reach into its scene."""
+    """Makes RoboDesk with its own parts of the noise, which all change its scene."""
     backend = _backend(render)
     from denoised_mdp.envs.robodesk.world import RoboDesk  # dm_control: only once MUJOCO_GL is set
 

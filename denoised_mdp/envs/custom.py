@@ -1,6 +1,6 @@
-"""Environments of yours: any dm_env or gymnasium environment with pictures, as a World.
+"""Custom environments: any dm_env or gymnasium environment with pictures, as a World.
 
-How to add one: docs/custom_environment.md.
+docs/custom_environment.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from PIL import Image
 from denoised_mdp.envs.world import FACTOR_KINDS, FactorKind, Picture, stream
 from denoised_mdp.errors import UserError, one_line, with_place
 
-PIXELS = "pixels"  # the picture's name in observations of several parts, as dm_control and gymnasium call it
+PIXELS = "pixels"  # the picture's name in observations of several parts, in dm_control and in gymnasium
 
 
 class Custom:
     """The World around an environment.
 
     Every reset seeds `random`, or a gymnasium environment through its reset, from a generator of this World: so an
-    episode depends on its seed and its actions alone, and can be gone on with.
+    episode depends on its seed and its actions alone, and can be resumed.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Custom:
         """
         Args:
             constructor, arguments: as in `check`; the constructor's first argument is a `numpy.random.RandomState`.
-            image_size: H = W to which pictures are scaled.
-            episode_frames: steps after which an episode is cut, where the environment does not end it before.
+            image_size: H = W of the scaled pictures.
+            episode_frames: steps after which an episode is truncated, if the environment does not end it before.
 
         Raises:
-            UserError: what was made is neither a dm_env.Environment nor a gymnasium.Env, or has other observations or
-                actions than are needed.
+            UserError: the constructor made neither a dm_env.Environment nor a gymnasium.Env, or the environment has
+                unsuitable observations or actions.
         """
         self._name = f"env.constructor={constructor}"
         self._rng = np.random.default_rng(seed)
@@ -71,8 +71,8 @@ class Custom:
         self.episode_frames = episode_frames
         self._action_spec = self._actions()
         self._t = 0
-        self._observation = self._checked(self._env.reset()).observation  # lest the first one wait for `reset`
-        self.render()  # finds out whether there is a picture
+        self._observation = self._checked(self._env.reset()).observation  # so that there is one before `reset`
+        self.render()  # checks that there is a picture
         self.factor_kinds: dict[str, FactorKind] = dict(getattr(self._truth, "factor_kinds", {}))
         if wrong := [f"{name}={kind}" for name, kind in self.factor_kinds.items() if kind not in FACTOR_KINDS]:
             raise UserError(f"{self._name}: its factor_kinds {', '.join(wrong)} are none of {', '.join(FACTOR_KINDS)}")
@@ -86,19 +86,19 @@ class Custom:
         return self._note(self._checked(self._env.reset()))
 
     def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
-        """The action is one of the environment's own, also where rounding to its type would lead out of its bounds."""
+        """Takes a step; clips the action again, as rounding to the environment's type could exceed its bounds."""
         self._t += 1
         spec = self._action_spec
         timestep = self._checked(self._env.step(np.clip(action.astype(spec.dtype), spec.minimum, spec.maximum)))
         if self._t == self.episode_frames and not timestep.last():
-            timestep = timestep._replace(step_type=dm_env.StepType.LAST)  # its discount stays: time was up, no more
+            timestep = timestep._replace(step_type=dm_env.StepType.LAST)  # its discount stays: a time limit ended it
         return self._note(timestep)
 
     def action_spec(self) -> specs.BoundedArray:
         return self._action_spec
 
     def render(self) -> Picture:
-        """The picture scaled to a square; none of it is background, as nobody knows what is."""
+        """Returns the picture scaled to a square; no pixel counts as background, as the background is unknown."""
         observation = self._observation
         picture = np.array(observation.get(PIXELS) if isinstance(observation, Mapping) else observation)  # a copy
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -134,7 +134,7 @@ class Custom:
         self._rng = np.random.default_rng(stream(seed, "world"))
 
     def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        """Nothing: which of its draws are noise is not known."""
+        """Does nothing: it is unknown which of the environment's draws are noise."""
 
     def state(self) -> dict[str, Any]:
         return {"random": self._rng.bit_generator.state}
@@ -146,7 +146,7 @@ class Custom:
         self._env.close()
 
     def _checked(self, timestep: Any) -> dm_env.TimeStep:
-        """What the environment returned, if a run can go on with it."""
+        """Returns the environment's time step if a run can use it; raises UserError otherwise."""
         if not isinstance(timestep, dm_env.TimeStep):
             raise UserError(f"{self._name}: {self._place()} returned {_short(timestep)}, which is no dm_env.TimeStep")
         if timestep.first() != (self._t == 0):
@@ -179,7 +179,7 @@ class Custom:
 
 
 class _Gymnasium:
-    """A gymnasium environment with the methods of dm_env that Custom needs."""
+    """A gymnasium environment with the dm_env methods that Custom calls."""
 
     def __init__(self, env: gymnasium.Env, random: np.random.RandomState, name: str):
         self._env, self._random, self._name = env, random, name
@@ -228,11 +228,11 @@ class _Gymnasium:
 
 
 def check(constructor: str, arguments: Mapping[str, Any]) -> None:
-    """Imports a constructor, and does not call it.
+    """Imports a constructor without calling it.
 
     Args:
         constructor: `package.module:function`, or `path/to/file.py:function`.
-        arguments: by name, what it gets beside its first argument, the random state.
+        arguments: its arguments by name, besides the first one, the random state.
 
     Raises:
         UserError: there is no such function, or it does not take these arguments.
@@ -246,7 +246,7 @@ def check(constructor: str, arguments: Mapping[str, Any]) -> None:
 
 @functools.cache
 def load(constructor: str) -> Callable[..., Any]:
-    """The function that a constructor's name stands for. Raises UserError: there is none."""
+    """Returns the function that `constructor` names. Raises UserError: there is none."""
     place, _, name = constructor.rpartition(":")
     if not place or not name:
         raise UserError(f"env.constructor={constructor} should be package.module:function or path/to/file.py:function")
@@ -263,13 +263,13 @@ def load(constructor: str) -> Callable[..., Any]:
 
 
 def _file(path: Path) -> ModuleType:
-    """Imports a file as it would be by its name: it finds what lies beside it, and others find it."""
+    """Imports a file as under its module name: it can import its neighbours, and other modules can import it."""
     path = path.expanduser().resolve(strict=True)
     package, folder = [], path.parent
     while folder.name.isidentifier() and (folder / "__init__.py").exists():
         package.insert(0, folder.name)
         folder = folder.parent
-    if str(folder) not in sys.path:  # first, as Python has it of a script, if it hides nothing of Python's own there
+    if str(folder) not in sys.path:  # first, as Python does for a script, unless it would hide a standard module
         hides = any(file.stem in sys.stdlib_module_names for file in folder.glob("*.py"))
         sys.path.insert(len(sys.path) if hides else 0, str(folder))
     if package:
@@ -278,10 +278,10 @@ def _file(path: Path) -> ModuleType:
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
-    if known is not None:  # another file's name
+    if known is not None:  # another file has this name
         name = f"{name}_{zlib.crc32(str(path).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # of a name that ends in .py
+    assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses and pickle look for it there
     try:

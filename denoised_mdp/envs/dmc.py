@@ -1,4 +1,4 @@
-"""The dm_control suite, any of its tasks, in the colours of the paper.
+"""All tasks of the dm_control suite, in the colours of the paper.
 
 Physics and rewards are the suite's own. Import this module only after `render.backend.choose`.
 """
@@ -32,15 +32,15 @@ _BACKGROUND: dict[str, tuple[str, ...]] = {
 }
 _BACKGROUND_ELSEWHERE = ("floor", "ground", "terrain")  # a terrain (quadruped_escape) leaves no sky in the picture
 
-# The paper's suite has a grey floor in some domains, and a bluer one than stock in the others.
+# The paper's suite has a grey floor in some domains, and a floor bluer than stock in the others.
 _GREY_FLOOR = ("cheetah", "walker", "hopper", "stacker")
 _FLOOR = 'rgb1=".1 .2 .3" rgb2=".2 .3 .4"'
 _MARK = 'markrgb=".2 .3 .4"'
 _GREY = ('rgb1=".1 .1 .1" rgb2=".2 .2 .2"', 'markrgb=".1 .1 .1"')
 _BLUE = ('rgb1=".1 .1 .4" rgb2=".2 .2 .8"', 'markrgb=".1 .1 .4"')
 
-# Per domain, the reading of its Physics that enters the reward and that noise can falsify, and by how much noise of 1
-# changes it (Sec. B.1.1): the running speed, the standing height, the distance that counts as touching.
+# Per domain, the reading of its Physics that enters the reward and accepts noise, and the change that noise of 1 makes
+# (Sec. B.1.1): the running speed, the standing height, the distance that counts as touching.
 SENSORS: dict[str, tuple[str, Callable[[Any], float]]] = {
     "cheetah": ("speed", lambda physics: 10.0),
     "walker": ("torso_height", lambda physics: 1.2),
@@ -50,15 +50,15 @@ SENSORS: dict[str, tuple[str, Callable[[Any], float]]] = {
     ),
 }
 
-_UNBOUNDED = 1e9  # dm_control gives actuators without limits bounds of 1e10
+_UNBOUNDED = 1e9  # dm_control sets bounds of 1e10 for actuators without limits
 _HINGE = 3  # mujoco's mjJNT_HINGE
-_EPISODE_FRAMES = 1000  # for the tasks without a time limit (lqr); all others have this one
+_EPISODE_FRAMES = 1000  # for the tasks without a time limit (lqr); all others have this limit
 
 
 class DeepMindControl:
     """A task of the suite as a World.
 
-    Its factors are the positions and velocities of its joints, and targets that stay where they are for an episode.
+    Its factors are the positions and velocities of its joints, and the targets that do not move during an episode.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class DeepMindControl:
         image_size: int,
         background: bool,
     ):
-        """Args: `background`: whether pictures say what is background, which is a second rendering under OpenGL.
+        """Args: `background`: whether pictures mark the background; OpenGL needs a second rendering for it.
 
         Raises:
             UserError: the task has no such camera.
@@ -111,7 +111,7 @@ class DeepMindControl:
         return self._env.step(action)
 
     def action_spec(self) -> specs.BoundedArray:
-        """The suite's own; actuators without limits get [-1, 1]."""
+        """Returns the suite's own bounds; actuators without limits get [-1, 1]."""
         spec = self._env.action_spec()
         low, high = (np.broadcast_to(bound, spec.shape) for bound in (spec.minimum, spec.maximum))
         bounded = high - low < _UNBOUNDED
@@ -127,18 +127,18 @@ class DeepMindControl:
         return {"position": data.qpos.copy(), "velocity": data.qvel.copy(), **targets}
 
     def set_sensor_noise(self, noise: float) -> None:
-        """Falsifies the sensor of the reward (`SENSORS`) from the next step on; physics and pictures stay."""
+        """Adds noise to the sensor of the reward (`SENSORS`) from the next step on; physics and pictures stay."""
         self._physics.sensor_noise = noise
 
     def robot_mask(self) -> NDArray[np.bool_]:
-        """Everything that moves: a ball as well as the robot that it belongs to."""
+        """Returns a mask of everything that moves: a ball as well as the robot."""
         return np.isin(self._renderer.render(geoms=True).geoms, self._robot)
 
     def seed(self, seed: np.random.SeedSequence) -> None:
         self._env.task.random.seed(stream(seed, "world").generate_state(1)[0])
 
     def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        """There is none in here."""
+        """Does nothing: the suite has no noise."""
 
     def state(self) -> dict[str, Any]:
         name, keys, position, has_gauss, gauss = self._env.task.random.get_state()
@@ -153,7 +153,7 @@ class DeepMindControl:
 
 @contextmanager
 def _paper_colours(domain: str) -> Iterator[None]:
-    """While it lasts, the suite's shared assets have the colours of the paper's copy of the suite."""
+    """Gives the suite's shared assets the colours of the paper's copy of the suite, inside the context."""
     floor, mark = _GREY if domain in _GREY_FLOOR else _BLUE
     edits = {
         "./common/materials.xml": [
@@ -179,7 +179,7 @@ def _paper_colours(domain: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences mujoco's warnings about the suite's own models, which no user can act on."""
+    """Silences mujoco's warnings about the suite's own models; no user can act on them."""
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
@@ -189,12 +189,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _without_contexts(physics: Any) -> None:
-    """Lets tasks that re-upload to the graphics card (quadruped escape's terrain) see that there is none."""
+    """Shows tasks that upload to the graphics card (quadruped escape's terrain) that there is no card."""
     physics.__class__ = type(type(physics).__name__, (type(physics),), {"contexts": None})
 
 
 def _with_sensor_noise(physics: Any, domain: str) -> None:
-    """Adds `physics.sensor_noise`, in units of the domain's scale, to what its sensor reads."""
+    """Adds `physics.sensor_noise`, in units of the domain's scale, to its sensor's reading."""
     stock, (name, scale) = type(physics), SENSORS[domain]
 
     def reading(self: Any) -> float:
@@ -204,7 +204,7 @@ def _with_sensor_noise(physics: Any, domain: str) -> None:
 
 
 def _fixed_targets(model: Any) -> dict[str, tuple[str, int]]:
-    """Geoms, sites and bodies named target..., fixed in the world for an episode: name -> (kind, id)."""
+    """Returns the geoms and sites named target..., fixed in the world for an episode: name -> (kind, id)."""
     targets: dict[str, tuple[str, int]] = {}
     for i in range(model.ngeom):
         if model.geom(i).name.startswith("target") and model.body_weldid[model.geom_bodyid[i]] == 0:
@@ -216,7 +216,7 @@ def _fixed_targets(model: Any) -> dict[str, tuple[str, int]]:
 
 
 def _periods(model: Any) -> NDArray[np.float64]:
-    """[nq], 2 pi for the joints that can turn round and round, else 0."""
+    """Returns [nq]: 2 pi for the joints without rotation limits, else 0."""
     turning = (model.jnt_type == _HINGE) & (model.jnt_limited == 0)
     periods = np.zeros(model.nq)
     periods[model.jnt_qposadr[turning]] = 2 * np.pi

@@ -1,4 +1,4 @@
-"""The outside of an environment: what the agent sees of a World, one agent step at a time."""
+"""The outside of an environment: the agent's view of a World, one agent step at a time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Step(NamedTuple):
     reward: float  # summed over the action repeat; 0 at a reset
     is_first: bool
     is_last: bool  # the episode ends here, for whatever reason
-    is_terminal: bool  # it ends because nothing can be earned any more (discount 0), not because time is up
-    info: dict[str, Any]  # "factors": the ground truth by name, of the kinds `Env.factor_kinds`
+    is_terminal: bool  # it ends because no more reward is possible (discount 0), not because of the time limit
+    info: dict[str, Any]  # "factors": the ground truth by name; `Env.factor_kinds` has their kinds
 
 
 class Env:
@@ -30,10 +30,10 @@ class Env:
         action_size: A; actions are [A] in [-1, 1], and clipped to it.
         observation_shape: (H, W, 3).
         action_repeat: control steps per agent step.
-        episode_frames: control steps after which an episode is cut.
+        episode_frames: control steps after which an episode is truncated.
         factor_kinds: the kind of every factor in `Step.info["factors"]`.
         factor_specs: the dtype and shape of each, as `Replay` takes them.
-        factor_periods: of those of them that wrap, such as angles, their period (`World.factor_periods`).
+        factor_periods: the periods of the factors that wrap, such as angles (`World.factor_periods`).
     """
 
     def __init__(self, world: World, *, image_size: int, action_repeat: int):
@@ -52,10 +52,10 @@ class Env:
         self._running = False
 
     def seed(self, seed: int, *, noise: int | None = None) -> None:
-        """Makes the episodes from the next `reset` on a function of `seed` (and of the videos, which stay).
+        """Makes the episodes from the next `reset` on a function of `seed` (and of the videos, which stay the same).
 
-        noise: a seed of its own for what is not controlled. Two episodes with one `seed` and the same actions are then
-            the same physics under another noise, step by step.
+        noise: a separate seed for the uncontrolled factors. Two episodes with the same `seed` and the same actions then
+            have the same physics under different noise, step by step.
         """
         self._world.seed(np.random.SeedSequence(seed))
         if noise is not None:
@@ -67,7 +67,7 @@ class Env:
         return self._look(self._world.reset(), 0.0)
 
     def step(self, action: ArrayLike) -> Step:
-        """One agent step with `action` [A].
+        """Takes one agent step with `action` [A].
 
         Raises:
             ValueError: the action has another shape, or is not finite.
@@ -81,20 +81,20 @@ class Env:
         return self._look(*self._advance(action))
 
     def robot_mask(self) -> NDArray[np.bool_] | None:
-        """[H, W], where the current observation shows the robot; None where `World.robot_mask` is."""
+        """Returns a mask [H, W] of the robot in the current observation; None where `World.robot_mask` returns None."""
         return self._world.robot_mask()
 
     def state(self) -> dict[str, Any]:
-        """Plain data (numbers, strings, lists, dicts: it survives JSON) from which `restore` comes back here.
+        """Returns plain data (numbers, strings, lists, dicts: it survives JSON) from which `restore` continues.
 
-        It holds the random state before the last reset and the actions since, so it is small and exact.
+        It holds the random state before the last reset and the actions since then, so it is small and exact.
         """
         return {"start": self._start, "actions": [list(action) for action in self._actions]}
 
     def restore(self, state: Mapping[str, Any]) -> Step | None:
-        """Comes back to where `state()` was taken, in an Env built alike. Returns the step that was current.
+        """Restores the `state()` of an Env built alike, and returns the step that was current then.
 
-        The episode is replayed, with no picture but the last one. None if no episode had begun.
+        The episode is replayed; only its last picture is rendered. Returns None if no episode had begun.
         """
         if state["start"] is None:
             self._start, self._actions, self._running = None, [], False
@@ -112,7 +112,7 @@ class Env:
         self._world.close()
 
     def _advance(self, action: NDArray[np.float64]) -> tuple[dm_env.TimeStep, float]:
-        """Repeats the action; the episode's end is looked for inside the repeat (Appendix B.1.1)."""
+        """Repeats the action, and stops where the episode ends inside the repeat (Appendix B.1.1)."""
         self._actions.append(action.tolist())
         scaled = self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
         timestep = self._world.step(scaled)

@@ -1,4 +1,4 @@
-"""Our environments for code that expects gymnasium's interface."""
+"""Adapts our environments to code that expects gymnasium's interface."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from denoised_mdp.envs.env import Env, Step
 
 
 class GymnasiumEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
-    """An Env as a gymnasium.Env. An episode cut by time is truncated, one that cannot earn any more is terminated."""
+    """An Env as a gymnasium.Env. The time limit truncates an episode; the end of all reward terminates it."""
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  as gymnasium declares it
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  gymnasium declares it so
 
     def __init__(self, env: Env):
         self._env = env
@@ -26,7 +26,7 @@ class GymnasiumEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Starts an episode; with a `seed`, it and those after it are reproducible. There are no `options`."""
+        """Starts an episode; a `seed` makes it and the later ones reproducible. There are no `options`."""
         super().reset(seed=seed)
         if seed is not None:
             self._env.seed(seed)
@@ -34,12 +34,12 @@ class GymnasiumEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
         return self._step.observation, self._step.info
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
-        """Returns: observation, reward, terminated, truncated, info."""
+        """Takes a step and returns observation, reward, terminated, truncated, info."""
         self._step = step = self._env.step(action)
         return step.observation, step.reward, step.is_terminal, step.is_last and not step.is_terminal, step.info
 
     def render(self) -> NDArray[np.uint8]:
-        """The current observation.
+        """Returns the current observation.
 
         Raises:
             RuntimeError: before the first reset.

@@ -1,8 +1,8 @@
-"""Environments in processes of their own, with the interface of `Env`, and how many take a step at the same time.
+"""Environments in worker processes, with the interface of `Env`, and steps in many of them at the same time.
 
-A worker process is spawned and imports no jax, so that it shares nothing with jax or OpenGL here. Its pictures come
-through shared memory, all else through a pipe. When the pipe ends the worker does: because its environments were
-closed, or because this process is gone, however that came about.
+A worker process is spawned and imports no jax, so that it shares nothing with jax or OpenGL in this process. Pictures
+come through shared memory, all else through a pipe. The worker ends when the pipe closes: because its environments
+were closed, or because this process ended for whatever reason.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from denoised_mdp.envs.video import Split
 from denoised_mdp.envs.world import FactorKind
 from denoised_mdp.errors import UserError, one_line
 
-# Signals that a terminal or a scheduler sends to all processes of a job: what follows from them is decided here.
+# Signals that a terminal or a scheduler sends to all processes of a job; only this process reacts to them.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_PATIENCE = 5.0  # seconds that a worker has to end by itself
+_PATIENCE = 5.0  # seconds that a worker has to exit by itself
 _spawn = multiprocessing.get_context("spawn")
 
 
 class WorkerEnv:
     """An `Env` in a worker process; its methods and attributes are those of `Env`.
 
-    All of them raise UserError where the worker has failed: with its traceback as a note, or its exit code.
+    All of them raise UserError if the worker has failed, with its traceback as a note or with its exit code.
     """
 
     def __init__(self, worker: _Worker, index: int, about: Mapping[str, Any]):
@@ -51,7 +51,10 @@ class WorkerEnv:
         self.factor_periods: dict[str, ArrayLike] = about["factor_periods"]
 
     def begin(self, method: str, *arguments: Any, **named: Any) -> Callable[[], Any]:
-        """Has the worker call a method, and returns what waits for its result. Wait in the order of beginning."""
+        """Sends a method call to the worker, and returns a function that waits for its result.
+
+        Call these functions in the order of the `begin` calls.
+        """
         return self._worker.begin(self._index, method, arguments, named)
 
     def seed(self, seed: int, *, noise: int | None = None) -> None:
@@ -73,7 +76,7 @@ class WorkerEnv:
         return self.begin("restore", state)()
 
     def close(self) -> None:
-        """Ends the worker, and with it the other environments that it holds."""
+        """Ends the worker, and so closes its other environments too."""
         self._worker.close()
 
 
@@ -83,10 +86,10 @@ AnyEnv = Env | WorkerEnv
 def make_all(
     *, env: Settings, render: Settings, noise: Settings, seeds: Sequence[int], split: Split, workers: int
 ) -> list[AnyEnv]:
-    """An environment for each seed, as `make` makes it, here or dealt out to so many worker processes.
+    """Makes an environment for each seed, as `make` does, in this process or distributed over worker processes.
 
     Args:
-        workers: 0 for none; never more than one for each environment.
+        workers: number of worker processes; 0 for none, at most one for each environment is started.
 
     Raises:
         UserError: what `make` raises, or a worker died.
@@ -101,7 +104,7 @@ def make_all(
         for crew in crews:
             started.append(_Worker(settings, crew))
         held = [worker.envs() for worker in started]
-    except BaseException:  # Ctrl-C too: none is left behind
+    except BaseException:  # Ctrl-C too: no worker is left behind
         for worker in started:
             worker.close()
         raise
@@ -109,7 +112,7 @@ def make_all(
 
 
 def reset_all(envs: Sequence[AnyEnv], which: Sequence[int]) -> dict[int, Step]:
-    """Resets the environments of these numbers, those of different workers at the same time.
+    """Resets the environments with these indices; different workers do it at the same time.
 
     Raises:
         UserError: one has failed; all are closed then.
@@ -118,7 +121,7 @@ def reset_all(envs: Sequence[AnyEnv], which: Sequence[int]) -> dict[int, Step]:
 
 
 def step_all(envs: Sequence[AnyEnv], actions: Mapping[int, ArrayLike]) -> dict[int, Step]:
-    """A step in each environment that has an action [A] by its number, those of different workers at the same time.
+    """Takes a step in each environment whose index has an action [A]; different workers do it at the same time.
 
     Raises:
         UserError: one has failed; all are closed then.
@@ -130,28 +133,28 @@ def _call_all(envs: Sequence[AnyEnv], calls: Mapping[int, tuple[Any, ...]]) -> d
     waiting = {i: _begin(envs[i], *call) for i, call in calls.items()}
     try:
         return {i: wait() for i, wait in waiting.items()}
-    except UserError:  # answers that nobody waited for would be taken for those of later questions
+    except UserError:  # unread answers would be mistaken for the answers to later calls
         for env in envs:
             env.close()
         raise
 
 
 def _begin(env: AnyEnv, method: str, *arguments: Any) -> Callable[[], Any]:
-    """Starts a method where there is a worker for it; else it is done when it is waited for."""
+    """Starts a method in the worker; without a worker, the returned function runs it."""
     if isinstance(env, WorkerEnv):
         return env.begin(method, *arguments)
     return functools.partial(getattr(env, method), *arguments)
 
 
 class _Failure(NamedTuple):
-    """What a worker answers before it ends."""
+    """The last answer of a worker that failed."""
 
     message: str
-    traceback: str | None  # None: the message is that of a UserError, and says it all
+    traceback: str | None  # None: the message comes from a UserError, and suffices
 
 
 class _Worker:
-    """A process with environments of some seeds, and the near end of its pipe."""
+    """A process with the environments of some seeds, and this end of its pipe."""
 
     def __init__(self, settings: Mapping[str, Any], seeds: Sequence[int]):
         self._name = f"{settings['split']} environment of seed {' and '.join(map(str, seeds))}"
@@ -161,16 +164,16 @@ class _Worker:
         self._pipe, far_end = _spawn.Pipe()
         self._process = _spawn.Process(target=_work, args=(settings, list(seeds), memory, shape, far_end))
         _start(self._process)
-        far_end.close()  # else it would stay open when the worker dies
-        # Also when Python ends, before it waits for the process.
+        far_end.close()  # else the pipe would stay open when the worker dies
+        # It also runs when Python exits, before it waits for the process.
         self.close = util.Finalize(self, _end, args=(self._pipe, self._process), exitpriority=0)
 
     def envs(self) -> list[WorkerEnv]:
-        """The environments, once they are made."""
+        """Waits until the environments are made, and returns them."""
         return [WorkerEnv(self, i, about) for i, about in enumerate(self._wait())]
 
     def begin(self, index: int, method: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Callable[[], Any]:
-        with suppress(OSError):  # it has died: whoever waits is told why
+        with suppress(OSError):  # the worker has died: `_wait` reports why
             self._pipe.send((index, method, arguments, named))
         return functools.partial(self._wait, index)
 
@@ -195,8 +198,8 @@ class _Worker:
 
 
 def _start(process: SpawnProcess) -> None:
-    """Starts it deaf to the signals that it would die of before it can look after itself."""
-    resource_tracker.ensure_running()  # else it is started below, and unblocks SIGINT
+    """Starts the process with signals blocked that would kill it before it installs its handlers."""
+    resource_tracker.ensure_running()  # else the start below would start it too, which unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         process.start()
@@ -215,7 +218,7 @@ def _end(pipe: Connection, process: SpawnProcess) -> None:
 
 
 def _work(settings: Mapping[str, Any], seeds: list[int], memory: Any, shape: tuple[int, ...], pipe: Connection) -> None:
-    for number in _SIGNALS:  # a handler that does nothing, as ignoring would go on in what environments may start
+    for number in _SIGNALS:  # a handler that does nothing: an ignored signal would stay ignored in child processes
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     pictures = np.frombuffer(memory, np.uint8).reshape(shape)
@@ -224,7 +227,7 @@ def _work(settings: Mapping[str, Any], seeds: list[int], memory: Any, shape: tup
 
 
 def _serve(settings: Mapping[str, Any], seeds: list[int], pictures: NDArray[np.uint8], pipe: Connection) -> None:
-    """Answers until the pipe ends, or an environment fails."""
+    """Answers calls until the pipe closes or an environment fails."""
     seed, envs = seeds[0], []
     try:
         for seed in seeds:
@@ -242,7 +245,7 @@ def _serve(settings: Mapping[str, Any], seeds: list[int], pictures: NDArray[np.u
                 answer = answer._replace(observation=None)
     except UserError as error:
         pipe.send(_Failure(str(error), None))
-    except Exception as error:  # whatever it is, it is told where somebody reads it
+    except Exception as error:  # any error is reported to the process that reads the answers
         where = f"{settings['split']} environment of seed {seed}"
         pipe.send(_Failure(f"{where}: {type(error).__name__}: {one_line(error)}", traceback.format_exc()))
     for env in envs:
@@ -250,7 +253,7 @@ def _serve(settings: Mapping[str, Any], seeds: list[int], pictures: NDArray[np.u
 
 
 def _next(pipe: Connection) -> Any:
-    """The next question, None when there will be none any more."""
+    """Returns the next call, or None when the pipe has closed."""
     try:
         return pipe.recv()
     except (EOFError, ConnectionResetError):

@@ -11,15 +11,15 @@ import numpy as np
 from dm_env import specs
 from numpy.typing import ArrayLike, NDArray
 
-# What the agent can do about a factor, and whether the reward depends on it: the four kinds of the paper's Figure 1.
-# A factor that acts on the reward only together with what the agent controls (a target) is signal too, as in Table 2:
-# Sec. 2.1 lets go of what is uncontrolled only where the reward is a sum.
+# Whether the agent controls a factor, and whether the reward depends on it: the four kinds of the paper's Figure 1.
+# A factor that affects the reward only together with a controlled factor (a target) is signal too, as in Table 2:
+# Sec. 2.1 discards uncontrolled factors only where the reward is a sum.
 FactorKind = Literal["controlled_rewarded", "controlled", "rewarded", "neither"]
 FACTOR_KINDS: tuple[FactorKind, ...] = ("controlled_rewarded", "controlled", "rewarded", "neither")
 
 
-# The random streams that runs made before use. "world_noise" is what a world holds that nobody controls. A layer of
-# another name needs no entry here: its stream follows from its name.
+# The numbers of the random streams; earlier runs depend on them. "world_noise" is for the uncontrolled factors inside
+# a world. A layer with another name needs no entry here: its stream follows from its name.
 STREAMS = {
     "world": 0,
     "video": 1,
@@ -33,7 +33,7 @@ STREAMS = {
 
 
 class Picture(NamedTuple):
-    """What the camera sees, and which of it is background that a distractor may replace."""
+    """The camera's picture, and a mask of the background that a distractor may replace."""
 
     rgb: NDArray[np.uint8]  # [H, W, 3]
     background: NDArray[np.bool_]  # [H, W]
@@ -42,7 +42,7 @@ class Picture(NamedTuple):
 class World(Protocol):
     """The dm_env protocol, plus pictures on demand, ground truth, and the random state.
 
-    Noise parts are Layers around a World.
+    The parts of the noise are Layers around a World.
     """
 
     @property
@@ -52,15 +52,15 @@ class World(Protocol):
 
     @property
     def factor_periods(self) -> Mapping[str, ArrayLike]:
-        """After how much an entry of `factors()` is the same again: a number, or one per element, 0 where it never is.
+        """The period of an entry of `factors()`: a number, or one per element; 0 where it does not wrap.
 
-        Angles have 2 pi. What is not named here does not wrap.
+        The period of angles is 2 pi. Factors that are not named here do not wrap.
         """
         ...
 
     @property
     def episode_frames(self) -> int:
-        """Control steps after which an episode is cut."""
+        """Control steps after which an episode is truncated."""
         ...
 
     def reset(self) -> dm_env.TimeStep:
@@ -68,57 +68,60 @@ class World(Protocol):
         ...
 
     def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
-        """One control step; `action` [A] within the bounds of `action_spec()`."""
+        """Takes one control step; `action` [A] lies within the bounds of `action_spec()`."""
         ...
 
     def action_spec(self) -> specs.BoundedArray:
-        """Shape and bounds of an action; all bounds are finite."""
+        """Returns the shape and bounds of an action; all bounds are finite."""
         ...
 
     def render(self) -> Picture:
-        """The picture of the current state. It changes nothing."""
+        """Returns the picture of the current state, and changes nothing."""
         ...
 
     def factors(self) -> dict[str, np.ndarray]:
-        """Ground truth of the current state, by name: always the same names, dtypes and shapes, also before a reset."""
+        """Returns the ground truth of the current state by name.
+
+        Names, dtypes and shapes are always the same, also before a reset.
+        """
         ...
 
     def robot_mask(self) -> NDArray[np.bool_] | None:
-        """[H, W], where the picture of the current state shows what is controlled and rewarded: the robot.
+        """Returns a mask [H, W] of the controlled and rewarded object, the robot, in the picture of the current state.
 
-        None if that is not known, or there is no such thing.
+        Returns None if the mask is unknown, or there is no such object.
         """
         ...
 
     def seed(self, seed: np.random.SeedSequence) -> None:
-        """Starts the random state of this layer and those inside it anew, from the next `reset` on.
+        """Seeds the random state of this layer and of those inside it, from the next `reset` on.
 
-        Each takes its own `stream` of `seed`, so that the same seed is the same physics under any noise.
+        Each uses its own `stream` of `seed`, so that the same seed gives the same physics under any noise.
         """
         ...
 
     def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        """As `seed`, but only of what is not controlled; call it after `seed`, whose physics stays as it is.
+        """Seeds only the uncontrolled factors; call it after `seed`, whose physics stays as it is.
 
-        Of each layer it is the same stream of the seed that `seed` takes.
+        Each layer uses the same stream of the seed as in `seed`.
         """
         ...
 
     def state(self) -> dict[str, Any]:
-        """Plain data that the next episode depends on: the random state of this layer and those inside it."""
+        """Returns, as plain data, what the next episode depends on: the random state of this layer and those inside."""
         ...
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes up `state()` of an equally built World; the next `reset` is the one that would have followed."""
+        """Restores the `state()` of a World built alike; the next `reset` is the one that would have followed there."""
         ...
 
     def close(self) -> None:
-        """Frees what it holds; it cannot be used afterwards."""
+        """Frees its resources; the World cannot be used afterwards."""
         ...
 
 
 class Layer:
-    """A World around another one, and the same as it: noise parts override what they change."""
+    """A World that wraps another one and forwards every call; noise layers override the methods that they change."""
 
     def __init__(self, world: World):
         self._world = world
@@ -161,6 +164,6 @@ class Layer:
 
 
 def stream(seed: np.random.SeedSequence, layer: str) -> np.random.SeedSequence:
-    """The random stream of one layer of an environment, by its name, whichever others there are."""
+    """Returns the random stream of one layer of an environment by its name, independent of the other layers."""
     number = STREAMS.get(layer, zlib.crc32(layer.encode()))
     return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))

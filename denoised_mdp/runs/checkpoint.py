@@ -1,7 +1,7 @@
 """Checkpoints: `checkpoints/000012000` holds `state.safetensors`, every array by its name, and `progress.json`.
 
-A checkpoint appears whole or not at all: it is written beside its place and then renamed. The number is `env_step`.
-`state.safetensors` needs nothing of this project to be read: `safetensors.numpy.load_file` gives names and arrays.
+A checkpoint is written atomically: first under another name, then renamed. The number is `env_step`.
+Reading `state.safetensors` needs no code of this project: `safetensors.numpy.load_file` gives names and arrays.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, keep: int) -> Path:
     """Writes a checkpoint and then deletes all but the `keep` newest.
 
-    state: a pytree of arrays; progress: plain JSON data, whatever else a run needs to go on.
+    state: a pytree of arrays; progress: plain JSON data, all else that a resumed run needs.
 
     Raises:
-        OSError: it cannot be written; those before are as they were.
+        OSError: it cannot be written; earlier checkpoints are unchanged.
     """
     final = run_dir / FOLDER / f"{env_step:09d}"
     partial = run_dir / FOLDER / "partial"
@@ -81,13 +81,13 @@ def latest(run_dir: Path) -> Path | None:
 
 
 def latest_sound(run_dir: Path) -> Path | None:
-    """The newest checkpoint that is not damaged; the newest of all where each is."""
+    """Returns the newest undamaged checkpoint; the newest of all if each is damaged."""
     found = all_of(run_dir)
     return next((path for path in reversed(found) if damage(path) is None), found[-1] if found else None)
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, as far as can be seen without reading all of them."""
+    """Returns the defect of a checkpoint's files, or None; does not read all of their content."""
     try:
         if "env_step" not in load_progress(path):
             return "progress.json lacks the env step"
@@ -98,7 +98,7 @@ def damage(path: Path) -> str | None:
 
 
 def set_aside_damaged(run_dir: Path) -> None:
-    """Renames newest checkpoints that are damaged, where there is an older one to go on from, and says so."""
+    """Renames the newest checkpoints that are damaged, if an older one is sound, with a warning."""
     good = latest_sound(run_dir)
     for path in all_of(run_dir):
         if good is not None and path > good:
@@ -109,7 +109,7 @@ def set_aside_damaged(run_dir: Path) -> None:
 
 
 def load_progress(path: Path) -> dict[str, Any]:
-    """What `save` was given as `progress`.
+    """Returns the `progress` that `save` wrote.
 
     Raises:
         UserError: the file is damaged.
@@ -127,7 +127,7 @@ def load_progress(path: Path) -> dict[str, Any]:
 
 
 def load_state(path: Path, like: Tree) -> Tree:
-    """The saved pytree, with the structure of `like`, of which nothing but the shapes are looked at.
+    """Returns the saved pytree with the structure of `like`; only the shapes of `like` are used.
 
     Raises:
         UserError: the file is damaged, or an array is missing, left over or of another shape: each is named.

@@ -1,4 +1,4 @@
-"""Compiled programs are kept on disk, so that a run that goes on, or is looked at, need not compile again."""
+"""Compiled programs are cached on disk, so that resuming or analysing a run needs no new compilation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 def cache_programs() -> None:
     """Turns jax's persistent compilation cache on, unless JAX_COMPILATION_CACHE_DIR already says where or whether.
 
-    The first that asks for a device here:
+    It is the first call here that needs a device.
 
     Raises:
         UserError: jax finds none.

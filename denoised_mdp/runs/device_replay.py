@@ -38,7 +38,7 @@ class DeviceReplay:
     Args:
         record: dtype of the replay's records.
         rows: R.
-        device: or a sharding; None for the first device.
+        device: a device or a sharding; None for the first device.
         share: of the device's memory that it may take.
 
     Raises:
@@ -59,7 +59,7 @@ class DeviceReplay:
         self._replay: Replay | None = None
 
     def update(self, replay: Replay) -> None:
-        """Copies what `replay` has to sample and this lacks, forgets what it has forgotten; `sample` is of that then.
+        """Copies new rows of `replay` and forgets those that it has forgotten; `sample` then draws from it.
 
         Raises:
             UserError: there are more rows than places.
@@ -92,7 +92,7 @@ class DeviceReplay:
         return Gathered(self.rows, places.reshape(updates, batch, length).swapaxes(1, 2))
 
     def _write(self, places: NDArray[np.int32], records: NDArray[Any]) -> None:
-        """One piece; what it lacks of `PIECE` rows goes to a place that does not exist."""
+        """Writes one piece; rows that pad it to `PIECE` go to a place that does not exist, and are dropped."""
         missing = PIECE - len(places)
         shapes = {name: array.shape[1:] for name, array in self.rows._asdict().items()}
         piece: list[Any] = [records[name].reshape(len(places), *shape) for name, shape in shapes.items()]

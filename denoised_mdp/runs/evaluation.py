@@ -1,4 +1,4 @@
-"""Episodes of the current policy in the held-out environments: returns, and what was seen on the way."""
+"""Episodes of the current policy in the held-out environments: returns, and their recorded pictures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _make_envs(config: Config, seeds: Sequence[int], split: Literal["train", "ev
 
 
 def load_agent(config: Config, action_size: int, path: Path) -> tuple[Agent, TrainState]:
-    """The agent of a checkpoint, which needs nothing else of the run.
+    """Loads the agent of a checkpoint, without any other file of the run.
 
     Raises:
         UserError: the checkpoint does not fit the configuration.
@@ -101,7 +101,7 @@ class Episode(NamedTuple):
 def rollout(
     agent: Agent, state: TrainState, envs: Sequence[AnyEnv], key: jax.Array, *, seed: int, record: int = 0
 ) -> list[Episode]:
-    """One episode in each environment, evaluation actions, the posterior sampled.
+    """Runs one episode in each environment, with evaluation actions and a sampled posterior.
 
     Environment i is seeded with seed + i, so that every evaluation meets the same starts and the same video.
     The frames of the first `record` episodes are kept, of the others none: their `observation` is empty.

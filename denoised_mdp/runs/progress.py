@@ -92,7 +92,7 @@ class ProgressLine:
         self._printed_at = None
 
     def line(self, width: int) -> str:
-        """What fits into `width` characters, the less important left out."""
+        """Returns a line of at most `width` characters, without less important parts if it is too long."""
         share = min(1.0, self._env_step / self._total)
         speed = self._speed.env_steps_per_second
         metrics = [f"{label} {_short(self._metrics[name])}" for name, label in SHOWN.items() if name in self._metrics]

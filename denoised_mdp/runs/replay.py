@@ -36,7 +36,7 @@ _BUFFERS_PER_READ = 1024  # IOV_MAX of Linux: the most buffers that one preadv f
 
 
 class ReplayError(UserError):
-    """What a user can set right: no replay there, one of other shapes, too few rows, a value that is not finite."""
+    """An error that a user can correct: no replay, other shapes, too few rows, a value that is not finite."""
 
 
 class StepLike(Protocol):
@@ -76,7 +76,7 @@ class Piece(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """What the index knows of an episode: `length` counts its rows, the reset row included."""
+    """An episode in the index: `length` counts its rows, the reset row included."""
 
     id: int
     stream: int
@@ -350,7 +350,7 @@ class Replay:
         """Looks again at what has been written to a replay that was opened read-only.
 
         Raises:
-            ValueError: this replay writes: it knows.
+            ValueError: this replay is writable, and so always up to date.
         """
         if self._writable:
             raise ValueError(f"{self.directory}: refresh is for a replay that was opened read-only")
@@ -397,7 +397,7 @@ class Replay:
         raise ValueError(f"{self.directory} has no episode {id}, it has {[e.id for e in self.episodes()]}")
 
     def can_sample(self, length: int) -> bool:
-        """Whether there are `length` rows to make a sequence of: in one episode, or in short ones together."""
+        """Checks whether a sequence of `length` rows fits into one episode, or into short ones together."""
         return any(_rows_of(line) >= length for line in self._lines(length))
 
     def sample(
@@ -471,7 +471,7 @@ class Replay:
         ]
 
     def _lines(self, length: int) -> list[list[Episode]]:
-        """What sequences of `length` rows lie in: each long episode, and last, in one line, those that ended early."""
+        """Returns the sources of sequences of `length` rows: each long episode; last, all short ones that ended."""
         sampled = self.sampled()
         long = [[episode] for episode in sampled if episode.length >= length]
         short = [episode for episode in sampled if episode.length < length and episode.id in self._finished]

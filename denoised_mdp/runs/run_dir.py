@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and what can be read from it. `config.yaml` in it is the run's resolved configuration.
+"""A run's folder: its owner and its contents. `config.yaml` in it is the run's resolved configuration.
 
 No jax here: a misspelt option should be found before seconds of imports.
 """
@@ -20,12 +20,12 @@ from denoised_mdp.runs import sources
 
 CONFIG = "config.yaml"
 LOCK = "lock"
-_OWN = (LOCK, f"{CONFIG}.partial")  # what a start that failed may leave in a folder
+_OWN = (LOCK, f"{CONFIG}.partial")  # files that a failed start may leave in a folder
 _log = logging.getLogger(__name__)
 
 
 def check(config: Config) -> None:
-    """Whether `config.run_dir` is free, or holds this very run, which then goes on. Writes nothing.
+    """Checks that `config.run_dir` is free, or holds this same run, which then goes on. Writes nothing.
 
     Raises:
         UserError: it holds a run of another configuration, or something else, or lies in a run's folder.
@@ -71,9 +71,9 @@ def claim(config: Config) -> Path:
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Inside, no other process trains in the folder, which is made if it is missing.
+    """Locks the folder against training by other processes, inside the context; makes it if it is missing.
 
-    The lock is the kernel's, so that it ends with the process, however that ends; the file only says whose it is.
+    The kernel holds the lock, so that it ends with the process in any case; the file only names its owner.
 
     Raises:
         UserError: another process trains there, or the folder cannot be written.
@@ -94,7 +94,7 @@ def locked(run_dir: Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # a file system without locks
             _log.warning("run_dir=%s cannot be locked (%s): start no second process there", run_dir, one_line(error))
-        with suppress(OSError):  # of a full disk: the lock holds all the same
+        with suppress(OSError):  # the disk is full: the lock still holds
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"{os.getpid()} on {socket.gethostname()}\n".encode())
         yield

@@ -1,6 +1,6 @@
-"""What a run depends on beside its settings: files of the user's, told by their content and not by their place.
+"""User files that a run depends on besides its settings, identified by their content and not by their path.
 
-`sources.json` in a run's folder says what they were when the run began. No jax here.
+`sources.json` in a run's folder holds their identities from the start of the run. No jax here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def differences(folder: Path, old: Config, new: Config) -> list[str]:
 
 
 def changed(folder: Path, config: Config) -> str | None:
-    """A sentence on videos that are not those with which the run in `folder` began, or None."""
+    """Returns a sentence if the videos differ from those with which the run in `folder` began, or None."""
     before, now = _known(folder).get(VIDEOS), _identities(config).get(VIDEOS)
     if before is None or now is None or before == now:
         return None
@@ -67,7 +67,7 @@ def _value(config: Config, name: str) -> str | None:
 
 
 def _known(folder: Path) -> dict[str, str]:
-    """Nothing where it is not written down, as of the first runs, or cannot be read."""
+    """Returns the recorded identities; none if the file is missing (the first runs) or cannot be read."""
     try:
         found = json.loads((folder / FILE).read_text())
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""Distractors: each wraps a World and may be left out, so that any of them can be had alone."""
+"""Distractors: each wraps a World and is optional, so that any of them can be used alone."""

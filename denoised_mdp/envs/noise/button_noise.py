@@ -1,4 +1,4 @@
-"""RoboDesk's buttons are read with noise, which their lamps and the television show (Appendix B.1.1, code)."""
+"""Noise on the readings of RoboDesk's buttons; their lamps and the television show it (Appendix B.1.1, code)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from denoised_mdp.envs.noise.random_layer import RandomLayer
 from denoised_mdp.envs.robodesk.stage import Stage
 from denoised_mdp.envs.world import World
 
-_SLOW, _FAST = 0.295, 0.0125  # of what stays from step to step, and of what does not
+_SLOW, _FAST = 0.295, 0.0125  # standard deviations of the correlated noise and of the white noise
 _CORRELATION = 0.96**0.5
 _BUTTONS = ("red_button_noise", "green_button_noise", "blue_button_noise")
 
 
 class ButtonNoise(RandomLayer):
-    """Adds a slow process and white noise to each reading, which is 0 at rest and 1 for a button that is pressed.
+    """Adds a slow process and white noise to each reading, which is 0 at rest and 1 for a pressed button.
 
-    The slow one begins at a standard deviation of 1 and is mixed with 1 - a of a new draw, not with the (1 - a^2)^(1/2)
-    that would keep it there. So the noise fades from 0.295 at a reset to 0.03 (code).
+    The slow process starts with a standard deviation of 1. The weight of each new draw is 1 - a, not the
+    (1 - a^2)^(1/2) that would keep that deviation. So the noise fades from 0.295 at a reset to 0.03 (code).
     """
 
     stream = "buttons"

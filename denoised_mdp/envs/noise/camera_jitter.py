@@ -1,4 +1,4 @@
-"""The camera shakes: the whole picture, noise and all, moves on a smooth random walk (Appendix B.1.1)."""
+"""Camera shake: the whole picture, noise included, moves on a smooth random walk (Appendix B.1.1)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from denoised_mdp.envs.noise.random_layer import RandomLayer
 from denoised_mdp.envs.noise.smooth_walk import SmoothWalk
 from denoised_mdp.envs.world import Picture, World
 
-_PIXELS = 120  # by which a picture of 64 pixels moves for a unit of the walk (code)
+_PIXELS = 120  # shift of a picture of 64 pixels for one unit of the walk (code)
 
 
 class CameraJitter(RandomLayer):
-    """A step of the walk at each control step but an episode's last one, and a new start in each episode.
+    """Takes a step of the walk at each control step except an episode's last one, and restarts it in each episode.
 
-    Its factor `camera_offset` [2] is how far the picture is moved: pixels to the right and down.
+    Its factor `camera_offset` [2] is the shift of the picture: pixels to the right and down.
     """
 
     stream = "camera"
@@ -38,7 +38,7 @@ class CameraJitter(RandomLayer):
         return timestep
 
     def render(self) -> Picture:
-        """What the camera no longer sees is black, and background."""
+        """Returns the moved picture; the uncovered border is black and counts as background."""
         rgb, background = super().render()
         return Picture(moved(rgb, self._offset), ~moved_mask(~background, self._offset))
 
@@ -55,12 +55,12 @@ class CameraJitter(RandomLayer):
 
 
 def moved(picture: NDArray[np.uint8], offset: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A picture [H, W, C] moved by `offset` [2] pixels, right and down; interpolated, black where it leaves."""
+    """Returns a picture [H, W, C] moved by `offset` [2] pixels, right and down; interpolated, black at the border."""
     whole = np.floor(offset).astype(int)
     right, down = (offset - whole).astype(np.float32)
     height, width, channels = picture.shape
     left, top = np.clip(whole, (-width - 1, -height - 1), (width, height))
-    # Moved by whole pixels, with one more row above and column to the left, for the picture to go halfway to.
+    # The picture moved by whole pixels, with one more row above and one more column to the left for interpolation.
     canvas = np.zeros((height + 1, width + 1, channels), np.float32)
     there = canvas[max(top + 1, 0) : top + 1 + height, max(left + 1, 0) : left + 1 + width]
     from_row, from_column = max(-top - 1, 0), max(-left - 1, 0)
@@ -70,5 +70,5 @@ def moved(picture: NDArray[np.uint8], offset: NDArray[np.float64]) -> NDArray[np
 
 
 def moved_mask(mask: NDArray[np.bool_], offset: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """A mask [H, W] moved as `moved` moves the picture: where at least half of what is seen was in it."""
+    """Returns a mask [H, W] moved as `moved` moves the picture: true where at least half of a pixel is in it."""
     return moved(np.where(mask, 255, 0).astype(np.uint8)[..., None], offset)[..., 0] >= 128

@@ -1,4 +1,4 @@
-"""RoboDesk's camera and its aim each go on a smooth random walk (Appendix B.1.1, code)."""
+"""RoboDesk's camera and its aim each follow a smooth random walk (Appendix B.1.1, code)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from denoised_mdp.envs.noise.smooth_walk import SmoothWalk
 from denoised_mdp.envs.robodesk.stage import Stage
 from denoised_mdp.envs.world import World
 
-_CAMERA, _AIM = 0.3, 0.65  # metres for a unit of the walk
+_CAMERA, _AIM = 0.3, 0.65  # metres for one unit of the walk
 
 
 class CameraWalk(RandomLayer):
-    """A step of both walks each control step, and a new start in each episode.
+    """Takes a step of both walks at each control step, and restarts them in each episode.
 
-    Its factor `camera_walk` [6] is how far, in metres, the camera (3) and its aim (3) are from where they would be.
+    Its factor `camera_walk` [6] is the offset, in metres, of the camera (3) and of its aim (3).
     """
 
     stream = "camera_walk"

@@ -11,17 +11,17 @@ from denoised_mdp.envs.robodesk.stage import Stage
 from denoised_mdp.envs.world import World
 
 _RADIUS = np.array([0.5, 0.5**0.5, 1.0])  # metres
-_SPEED = np.array([5**0.5, 1.0, 3**-0.5]) / 30  # radians a step, in the mean; the standard deviation is half of it
+_SPEED = np.array([5**0.5, 1.0, 3**-0.5]) / 30  # mean, radians per step; the standard deviation is half of it
 _FASTEST = 0.8
-_PITCH = np.array([1.0, 8**0.5, 28**0.5]) / 15  # radians a step, of the flicker
-_SWING, _DIM, _FLICKER = 0.3, 0.15, 0.15  # amplitude of the intensity, what is taken off, standard deviation
+_PITCH = np.array([1.0, 8**0.5, 28**0.5]) / 15  # radians per step, of the flicker
+_SWING, _DIM, _FLICKER = 0.3, 0.15, 0.15  # the intensity's amplitude, subtracted offset, standard deviation
 
 
 class MovingLights(RandomLayer):
-    """Each light goes round its place, never back, and its intensity is a noisy sine where that is positive.
+    """Each light circles around its place in one direction; its intensity is a noisy sine, clipped to [0, 1].
 
-    The headlight is brighter meanwhile. The reference draws an intensity for each picture, here it is one for each
-    control step, so that a picture changes nothing.
+    The headlight is brighter meanwhile. The reference draws an intensity for each picture; this layer draws one for
+    each control step, so that a picture changes nothing.
     """
 
     stream = "lights"
@@ -47,7 +47,7 @@ class MovingLights(RandomLayer):
         return super().step(action)
 
     def factors(self) -> dict[str, np.ndarray]:
-        """The angles in radians and intensities from 0 to 1 of the lights on the left, on the right and behind."""
+        """Adds the angles (radians) and intensities (0 to 1) of the lights on the left, on the right and behind."""
         here = {"light_angle": self._angle % (2 * np.pi), "light_intensity": self._stage.light_intensity.copy()}
         return {**super().factors(), **here}
 

@@ -15,7 +15,7 @@ from denoised_mdp.envs.world import Layer
 
 @runtime_checkable
 class Sensor(Protocol):
-    """The world inside, as far as its reward reads a sensor that can be falsified."""
+    """The wrapped world: its reward reads a sensor that accepts noise."""
 
     def set_sensor_noise(self, noise: float) -> None:
         """Adds `noise` to the reading, in units of the sensor's own scale, from the next step on."""
@@ -23,10 +23,10 @@ class Sensor(Protocol):
 
 
 class NoisySensor(Layer):
-    """Before each control step, the brightness of a patch of the video then showing goes into the sensor.
+    """Adds the brightness of a patch of the current video frame to the sensor before each control step.
 
-    Its factor `sensor_noise` is that of the frame now showing: what the next control step will add to the reading. The
-    video so becomes rewarded without being controlled (Table 2).
+    Its factor `sensor_noise` comes from the current frame: the next control step will add it to the reading. So the
+    video becomes rewarded without being controlled (Table 2).
     """
 
     def __init__(self, world: VideoBackground, sensor: Sensor, *, strength: float):
@@ -46,7 +46,10 @@ class NoisySensor(Layer):
 
 
 def patch_means(frames: Frames) -> NDArray[np.float64]:
-    """Brightness [N], in [-0.5, 0.5], of a patch in the upper left of frames [N, H, W], a quarter of their sides."""
+    """Returns the brightness [N], in [-0.5, 0.5], of a patch near the upper left of frames [N, H, W].
+
+    The sides of the patch are a quarter of the frame's.
+    """
     frames = np.asarray(frames)
     height, width = (side // 4 for side in frames.shape[1:])
     patch = frames[:, height // 2 : height // 2 + height, width // 2 : width // 2 + width]

@@ -1,4 +1,4 @@
-"""What every noise layer that draws random numbers has in common: it starts anew by a seed, and can be resumed."""
+"""The common part of all noise layers that draw random numbers: seeding and resuming."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from denoised_mdp.envs.world import Layer, World, stream
 class RandomLayer(Layer):
     """A `Layer` with a random generator.
 
-    A layer names its `stream` of an environment's seed. One that draws something before the first reset overrides
-    `_begin`, and one that keeps something from episode to episode `_kept` and `_keep`.
+    A layer names its `stream` of an environment's seed. A layer that draws something before the first reset overrides
+    `_begin`; a layer that keeps something from episode to episode overrides `_kept` and `_keep`.
     """
 
     stream: ClassVar[str]
@@ -40,16 +40,16 @@ class RandomLayer(Layer):
         self._rng.bit_generator.state = state["random"]
 
     def _start_anew(self, seed: np.random.SeedSequence) -> None:
-        """In place, because parts of a layer may hold the same generator."""
+        """Seeds the generator in place, because parts of a layer may share it."""
         self._rng.bit_generator.state = np.random.default_rng(stream(seed, self.stream)).bit_generator.state
         self._begin()
 
     def _begin(self) -> None:
-        """Draws what is drawn once, and not in each episode."""
+        """Draws the values that are drawn once, not in each episode."""
 
     def _kept(self) -> dict[str, Any]:
-        """What the next episode depends on beside the generator, as plain data by name."""
+        """Returns, as plain data by name, what the next episode depends on besides the generator."""
         return {}
 
     def _keep(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `_kept` returned."""
+        """Restores what `_kept` returned."""

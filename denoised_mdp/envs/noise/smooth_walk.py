@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-RADIUS = 0.075  # beyond it the walk is pulled back
-_PULL = 0.1  # acceleration back, per unit of distance
+RADIUS = 0.075  # beyond this distance from the origin the walk is pulled back
+_PULL = 0.1  # acceleration towards the origin, per unit of distance
 _ACCELERATION = 0.005  # standard deviation per axis, of the acceleration inside and of the first velocity
 _DECAY = 0.9  # of the velocity in a unit of time
 _TIME = 0.5  # units of time in a step
 
 
 class SmoothWalk:
-    """A point with inertia, pushed at random, that stays about within RADIUS of the origin.
+    """A point with inertia and random pushes that stays roughly within RADIUS of the origin.
 
     Attributes:
-        position: [D], from the first `restart` on; the origin before.
+        position: [D]; the origin before the first `restart`.
     """
 
     def __init__(self, dimensions: int, rng: np.random.Generator):
@@ -24,13 +24,13 @@ class SmoothWalk:
         self._velocity = np.zeros(dimensions)
 
     def restart(self) -> None:
-        """Draws a new place and velocity."""
+        """Draws a new position and velocity."""
         size = len(self.position)
         self.position = self.rng.normal(0, RADIUS / size**0.5, size)
         self._velocity = self.rng.normal(0, _ACCELERATION, size)
 
     def step(self) -> None:
-        """Lets `_TIME` pass."""
+        """Advances the walk by `_TIME`."""
         push = self.rng.normal(0, _ACCELERATION, len(self.position))
         if np.linalg.norm(self.position) >= RADIUS:
             push = -_PULL * self.position

@@ -15,15 +15,15 @@ from denoised_mdp.envs.robodesk.stage import VIDEO, Stage
 from denoised_mdp.envs.video import Clip
 from denoised_mdp.envs.world import World
 
-_CONTRAST, _DARKER = 1.366, 46.5  # gray levels become 1.366 times theirs, less 46.5
-_SHARPEN = 0.5  # of each of its four neighbours is taken off three times a pixel
+_CONTRAST, _DARKER = 1.366, 46.5  # gray levels are multiplied by 1.366, then reduced by 46.5
+_SHARPEN = 0.5  # weight of each of the four neighbours, subtracted from three times the pixel
 
 
 class Television(RandomLayer):
-    """Both videos go on by a frame each control step, and the whole screen rolls by a pixel to the right.
+    """Both videos advance by a frame at each control step, and the whole screen rolls by a pixel to the right.
 
-    With `on_reset="random"`, which is the paper's, both start anywhere in each episode, with `"continue"` where they
-    were; the screen starts unrolled.
+    With `on_reset="random"` (the paper) both start at a random frame in each episode; with `"continue"` they go on from
+    the last frame. The screen starts unrolled.
     """
 
     stream = "television"
@@ -41,8 +41,8 @@ class Television(RandomLayer):
     ):
         """
         Args:
-            clips: in colour, VIDEO pixels a side and equally long: on the left and on the right.
-            rewarded: whether the reward depends on what plays.
+            clips: the left and the right one, in colour, VIDEO pixels a side and equally long.
+            rewarded: whether the reward depends on the videos.
         """
         super().__init__(world, rng)
         self._stage, self._on_reset = stage, on_reset
@@ -65,14 +65,14 @@ class Television(RandomLayer):
         return super().reset()
 
     def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
-        """The reward is that of the frames shown after the step."""
+        """Advances the videos first: the reward depends on the frames shown after the step."""
         self._pointers = (self._pointers + 1) % len(self._frames[0])
         self._shift = (self._shift + 1) % (2 * VIDEO)
         self._play()
         return super().step(action)
 
     def factors(self) -> dict[str, np.ndarray]:
-        """Of both videos clip, frame, its brightness in a grid and its green; and by how much the screen has rolled."""
+        """Adds each video's clip, frame, brightness in a grid and mean green, and the roll of the screen in pixels."""
         return {
             **super().factors(),
             "video_clip": np.array(self._at(self._ids)),
@@ -87,11 +87,11 @@ class Television(RandomLayer):
         self._stage.video_green = float(np.mean(self._at(self._green)))
 
     def _at(self, streams: list[NDArray[Any]]) -> list[Any]:
-        """The rows of two streams at their pointers."""
+        """Returns the rows of two streams at their pointers."""
         return [stream[pointer] for stream, pointer in zip(streams, self._pointers, strict=True)]
 
     def _begin(self) -> None:
-        """Draws places in both videos."""
+        """Draws a frame of each video."""
         self._pointers = self._rng.integers(len(self._frames[0]), size=2)
 
     def _kept(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Television(RandomLayer):
 
 
 def vivid(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Frames [N, H, W, 3] with more contrast, and sharpened."""
+    """Returns frames [N, H, W, 3] with more contrast, sharpened."""
     found = np.empty_like(frames)
     for i, frame in enumerate(frames):
         x = np.clip(frame * np.float32(_CONTRAST) - np.float32(_DARKER), 0, 255)

@@ -1,4 +1,4 @@
-"""A gray video plays where the background was (Appendix B.1.1)."""
+"""A gray video replaces the background (Appendix B.1.1)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ OnReset = Literal["continue", "random"]
 
 
 class VideoBackground(RandomLayer):
-    """Shows frame `pointer mod length`. The pointer moves by one each control step, but not on the episode's last one.
+    """Shows frame `pointer mod length`. The pointer moves by one at each control step except the episode's last one.
 
-    It starts at random, once. With `on_reset="continue"`, which is the paper's, an episode goes on where the last one
-    stopped, so an episode of 1000 control steps and a clip of 1000 frames show nearly the same video at the same
-    time, one frame earlier each episode. With `"random"` each episode draws a new start.
+    It starts at a random frame, once. With `on_reset="continue"` (the paper) an episode goes on from the frame where
+    the last one stopped, so episodes of 1000 control steps with a clip of 1000 frames show nearly the same video at the
+    same time, one frame earlier each episode. With `"random"` each episode draws a new start.
 
     Attributes:
-        clip: what it plays.
-        pointer: index of the frame now showing.
+        clip: the video that it plays.
+        pointer: index of the current frame.
     """
 
     stream = "video"
@@ -55,7 +55,7 @@ class VideoBackground(RandomLayer):
         return Picture(np.where(background[..., None], self.clip.frames[self.pointer][..., None], rgb), background)
 
     def factors(self) -> dict[str, np.ndarray]:
-        """Those inside, the id of the clip that the frame comes from, the frame's index, and what it looks like."""
+        """Adds the id of the clip that the frame comes from, the frame's index, and its brightness in a grid."""
         return {
             **self._world.factors(),
             "video_clip": np.array(self.clip.ids[self.pointer]),
@@ -64,7 +64,7 @@ class VideoBackground(RandomLayer):
         }
 
     def _begin(self) -> None:
-        """Draws a place in the video."""
+        """Draws a frame of the video."""
         self.pointer = int(self._rng.integers(len(self.clip.frames)))
 
     def _kept(self) -> dict[str, Any]:
@@ -75,9 +75,9 @@ class VideoBackground(RandomLayer):
 
 
 def grid_means(frames: Frames, cells: int = 4) -> NDArray[np.float32]:
-    """The mean brightness [N, cells^2], 0 to 1, of each cell of a grid on frames [N, H, W]; tiny ones have fewer cells.
+    """Returns the mean brightness [N, cells^2], 0 to 1, in a grid on frames [N, H, W]; tiny ones have fewer cells.
 
-    What a frame looks like in a few numbers: those of another clip mean the same, as an index of a frame does not.
+    It describes a frame in a few numbers with the same meaning for every clip; a frame's index has no such meaning.
     """
     frames = np.asarray(frames)
     rows, columns = (np.array_split(np.arange(side), min(cells, side)) for side in frames.shape[1:])

@@ -12,12 +12,12 @@ from denoised_mdp.envs.render.backend import Backend
 Quality = Literal["stock", "lite", "fast"]
 QUALITIES: tuple[Quality, ...] = ("stock", "lite", "fast")
 
-SKY = -1  # in `Frame.geoms`: nothing was hit
-MARKER = -2  # a site or a tendon: drawn, but not a geom
+SKY = -1  # in `Frame.geoms`: the ray hit nothing
+MARKER = -2  # a site or a tendon: visible, but not a geom
 
 
 class Frame(NamedTuple):
-    """A picture with what is seen at each pixel."""
+    """A picture, and the geom at each of its pixels."""
 
     rgb: NDArray[np.uint8]  # [H, W, 3]
     geoms: NDArray[np.int32]  # [H, W] geom ids, or SKY or MARKER
@@ -27,18 +27,18 @@ class Renderer(Protocol):
     """One camera on one simulator."""
 
     def render(self, *, geoms: bool) -> Frame:
-        """The current state; without `geoms` a renderer may leave `Frame.geoms` all MARKER, which can be cheaper."""
+        """Renders the current state; without `geoms`, `Frame.geoms` may be all MARKER, which can be cheaper."""
         ...
 
     def reload(self, texture: int) -> None:
-        """Takes up the texels of a texture of the model that have changed."""
+        """Reloads a texture of the model after a change of its texels."""
         ...
 
 
 def renderer(backend: Backend, physics: Any, *, camera: int, size: int, quality: Quality, cut: float = 0.0) -> Renderer:
-    """A renderer of `physics` (a dm_control Physics), [size, size] pixels, by a chosen backend (`backend.choose`).
+    """Returns a renderer of `physics` (a dm_control Physics), [size, size] pixels; `backend` is from `backend.choose`.
 
-    cut: share of the square that the camera sees that is left out at the top; the rest is squeezed to the picture.
+    cut: share of the camera's square view that is cut off at the top; the rest is scaled to the picture.
     """
     if backend == "ray":
         from denoised_mdp.envs.render.ray import RayRenderer

@@ -1,7 +1,7 @@
-"""Which way of rendering works on this machine.
+"""The choice of a rendering backend that works on this machine.
 
 dm_control reads the environment variable MUJOCO_GL once, when it is first imported. So the choice is made here, before
-that import, and one process has at most one OpenGL backend; the ray caster needs none and goes with any.
+that import, and one process has at most one OpenGL backend; the ray caster needs none and works with any.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontSca
 """
 _PROBE_SECONDS = 60
 _DEVICE = "MUJOCO_EGL_DEVICE_ID"
-_OPENGL = ("EGL_", "__EGL_", "LIBGL_", "MESA_", "GALLIUM_", "LD_PRELOAD")  # what the drivers read
+_OPENGL = ("EGL_", "__EGL_", "LIBGL_", "MESA_", "GALLIUM_", "LD_PRELOAD")  # prefixes of the drivers' variables
 _log = logging.getLogger(__name__)
 
 
 def choose(backend: str) -> Backend:
-    """Settles on a backend and prepares the process for it. Call it before anything imports dm_control.
+    """Chooses a backend and prepares the process for it. Call it before anything imports dm_control.
 
-    `auto` takes EGL where it works and else the ray caster; `announce` says which.
+    `auto` takes EGL where it works and else the ray caster; `announce` logs which.
 
     Raises:
         UserError: an unknown name, a backend that does not work here, or a second OpenGL backend in this process.
@@ -68,9 +68,9 @@ def choose(backend: str) -> Backend:
 
 
 def prepare_for_custom(backend: str) -> None:
-    """Has an environment of the user's draw through this OpenGL backend, should it use mujoco or dm_control.
+    """Makes a custom environment render with this OpenGL backend, if it uses mujoco or dm_control.
 
-    `auto` leaves it what MUJOCO_GL says or a screen offers; without either it takes EGL or OSMesa, where that works.
+    `auto` changes nothing if MUJOCO_GL is set or there is a display; otherwise it takes EGL or OSMesa, if one works.
 
     Raises:
         UserError: as `choose`.
@@ -86,18 +86,18 @@ def prepare_for_custom(backend: str) -> None:
 
 def _prepare(backend: Literal["egl", "osmesa"]) -> None:
     os.environ["MUJOCO_GL"] = backend
-    os.environ.pop("PYOPENGL_PLATFORM", None)  # mujoco sets it to suit, and refuses another one
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # software OpenGL: at such sizes, threads only cost
+    os.environ.pop("PYOPENGL_PLATFORM", None)  # mujoco sets it to fit, and refuses another value
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # software OpenGL: for such small pictures, threads only cost time
 
 
 @functools.cache
 def works(backend: Literal["egl", "osmesa"]) -> bool:
-    """Whether this OpenGL backend makes a rendering context, tried in a process of its own, as failing may crash it.
+    """Checks whether this OpenGL backend makes a rendering context, in a separate process, as a failure may crash it.
 
-    A device that EGL does not have is forgotten, with a warning.
+    An EGL device that does not exist is ignored, with a warning.
     """
     environment = os.environ | {"MUJOCO_GL": backend}
-    environment.pop("PYOPENGL_PLATFORM", None)  # mujoco sets it to suit
+    environment.pop("PYOPENGL_PLATFORM", None)  # mujoco sets it to fit
     if _renders(environment):
         return True
     device = environment.pop(_DEVICE, None)
@@ -125,7 +125,7 @@ def _automatic() -> Backend:
 
 @functools.cache
 def announce(chosen: Backend) -> None:
-    """Says once what `auto` came to, and what would give OpenGL pictures."""
+    """Logs once which backend `auto` chose, and how to get OpenGL pictures."""
     if chosen == "ray":
         why = variables.suspects(*_OPENGL)
         _log.info("rendering with ray, without OpenGL; for OpenGL pictures: %s%s", INSTALL["egl"], why)
@@ -134,6 +134,6 @@ def announce(chosen: Backend) -> None:
 
 
 def _imported() -> str | None:
-    """The backend that dm_control has been imported with; None if it has not been."""
+    """Returns the backend with which dm_control was imported; None if it was not imported."""
     module = sys.modules.get("dm_control._render")
     return None if module is None else module.BACKEND or "off"

@@ -1,4 +1,4 @@
-"""What a picture shows besides geoms: sites, tendons and skins, which mujoco's ray caster passes by."""
+"""Sites, tendons and skins: visible in a picture besides geoms, but ignored by mujoco's ray caster."""
 
 # pyright: reportAttributeAccessIssue=false
 # mujoco's names live in a C extension without stubs.
@@ -18,12 +18,12 @@ _DRAWN = (int(mujoco.mjtObj.mjOBJ_SITE), int(mujoco.mjtObj.mjOBJ_TENDON))
 
 
 class Overlay(NamedTuple):
-    """One thing that covers M pixels, where nothing is nearer, and what it is made of."""
+    """One object that covers M pixels where nothing is nearer, and its material."""
 
     pixel: NDArray[np.int64]  # [M], row by row
     distance: NDArray  # [M]
     normal: NDArray  # [M, 3]
-    texture: NDArray[np.float32] | None  # [M, 3], what the light is multiplied with
+    texture: NDArray[np.float32] | None  # [M, 3], factors of the light
     rgb: NDArray[np.float32]  # [3]
     emission: float
     specular: float
@@ -31,10 +31,10 @@ class Overlay(NamedTuple):
 
 
 class Overlays:
-    """Reads them from mujoco's abstract scene, which is made without OpenGL and knows which are visible."""
+    """Reads the overlays from mujoco's abstract scene, which needs no OpenGL and lists the visible ones."""
 
     def __init__(self, model: Any, data: Any, *, camera: int, size: int, tangent: float):
-        """Args: `size`: pixels a side; `tangent`: of half the angle of view."""
+        """Args: `size`: pixels a side; `tangent`: tangent of half the angle of view."""
         self._model, self._data = model, data
         self._pixel = 2 * tangent / size
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + model.nsite + 100 * (model.ntendon + 1))
@@ -45,7 +45,7 @@ class Overlays:
         self._any = bool(model.nsite or model.nwrap or model.nskin)  # tendons along joints have no wraps in space
 
     def current(self, origin: NDArray, rotation: NDArray, rays: NDArray) -> list[Overlay]:
-        """Those of the current state, for a camera at `origin` [3] with axes `rotation` [3, 3] and its unit `rays`."""
+        """Returns the current overlays for a camera at `origin` [3] with axes `rotation` [3, 3] and its unit `rays`."""
         if not self._any:
             return []
         everything = mujoco.mjtCatBit.mjCAT_ALL

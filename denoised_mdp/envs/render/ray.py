@@ -1,8 +1,8 @@
 """Pictures without OpenGL: one ray for each pixel through mujoco's ray caster, shaded with numpy.
 
-Lights, materials, textures, sites, tendons and skins are those of the model, and the lighting is the fixed-function one
-that mujoco's OpenGL renderer uses, so that the picture carries what OpenGL's does. Left out: reflections,
-anti-aliasing, the shadows of skins, and the soft edges of all shadows.
+It draws the lights, materials, textures, sites, tendons and skins of the model, with the fixed-function lighting of
+mujoco's OpenGL renderer, so that the picture has the same content as with OpenGL. It omits reflections, anti-aliasing,
+the shadows of skins, and the soft edges of all shadows.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -26,25 +26,25 @@ from denoised_mdp.envs.render.texture import CubeTexture, PlaneTexture, texels
 _VISIBLE_GROUPS = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # of geoms, by mujoco's default
 _HIDDEN_GROUP = 5
 _FAR = 1e10  # metres
-_SUN_DISTANCE = 1e3  # metres: a light without a position is taken to stand so far away
-_FACE_TEXELS = 128  # of a cube around a geom
-_SHADOW_GAP = 0.01  # metres by which something must be nearer to a light than what it darkens
+_SUN_DISTANCE = 1e3  # metres: assumed distance of a light without a position
+_FACE_TEXELS = 128  # a side, of a cube texture around a geom
+_SHADOW_GAP = 0.01  # metres; an object must be nearer to the light by this much to cast a shadow
 
 
 class RayRenderer:
-    """One camera on one simulator. What it keeps between pictures is fixed by the model and the camera's pose."""
+    """One camera on one simulator. Its state between pictures depends only on the model and the camera's pose."""
 
     def __init__(self, physics: Any, *, camera: int, size: int, shadows: bool, cut: float = 0.0):
         """
         Args:
-            shadows: whether lights cast them, where the model lets them; about twice the work.
-            cut: share of the picture left out at the top (`renderer`).
+            shadows: whether lights cast shadows, where the model allows it; about twice the work.
+            cut: share of the picture cut off at the top (`renderer`).
         """
         self._model, self._data = physics.model.ptr, physics.data.ptr
         self._camera, self._size, self._shadows = camera, size, shadows
         tangent = float(np.tan(np.deg2rad(self._model.cam_fovy[camera]) / 2))
         ticks = (np.arange(size) + 0.5) / size
-        x, y = np.meshgrid(ticks, cut + (1 - cut) * ticks)  # right and down, in shares of what the camera sees
+        x, y = np.meshgrid(ticks, cut + (1 - cut) * ticks)  # right and down, in shares of the camera's view
         x, y = (2 * x - 1) * tangent, (1 - 2 * y) * tangent  # a camera looks along its negative third axis
         rays = np.stack([x, y, -np.ones_like(x)], -1).reshape(-1, 3)
         self._camera_rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
@@ -57,7 +57,7 @@ class RayRenderer:
         self._roots, self._spheres = _enclosing_spheres(self._model)
 
     def render(self, *, geoms: bool = True) -> Frame:
-        """The current state; the geom ids come for nothing."""
+        """Renders the current state; the geom ids cost nothing extra."""
         model, size = self._model, self._size
         self._turn()
         overlays = self._overlays.current(self._data.cam_xpos[self._camera], self._rotation, self._rays)
@@ -67,23 +67,23 @@ class RayRenderer:
         clear = np.flatnonzero((ids >= 0) & (table.alpha[ids] < 1))
         if len(clear):
             _, behind = self._see(clear, table, overlays, hidden=np.flatnonzero(alpha < 1))
-            share = 1 - (1 - table.alpha[ids[clear], None]) ** 2  # mujoco draws what is transparent twice
+            share = 1 - (1 - table.alpha[ids[clear], None]) ** 2  # mujoco draws transparent geoms twice
             rgb[clear] = share * rgb[clear] + (1 - share) * behind
         ids[ids >= model.ngeom] = MARKER
         return Frame(rgb.astype(np.uint8).reshape(size, size, 3), ids.reshape(size, size))
 
     def reload(self, texture: int) -> None:
-        """Samples a texture of the model again."""
+        """Reads a texture of the model again."""
         self._textures[texture] = _texture(self._model, texture)
 
     def _see(
         self, pixels: NDArray[np.int64], table: Surfaces, overlays: list[Overlay], hidden: NDArray
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
-        """The nearest surface [N] of some pixels, -1 for none, and their colours [N, 3], 0 to 255; without `hidden`."""
+        """Returns nearest surfaces [N] of some pixels, -1 for none, and colours [N, 3], 0 to 255; skips `hidden`."""
         model, origin, rays = self._model, self._data.cam_xpos[self._camera], self._rays[pixels]
         with self._castable(hidden):
             ids, distance, normal = self._cast(origin, rays)
-            place = np.full(len(self._rays), -1)  # of a pixel of the picture among these
+            place = np.full(len(self._rays), -1)  # index of each pixel of the picture among `pixels`
             place[pixels] = self._pixels[: len(pixels)]
             for row, overlay in enumerate(overlays, start=model.ngeom):
                 here = place[overlay.pixel]
@@ -105,7 +105,7 @@ class RayRenderer:
         return ids, rgb
 
     def _turn(self) -> None:
-        """Rays and sky of the camera's orientation, which is mostly the one of the last picture."""
+        """Updates rays and sky if the camera's orientation has changed since the last picture."""
         rotation = self._data.cam_xmat[self._camera].reshape(3, 3)
         if (rotation == self._rotation).all():
             return
@@ -117,7 +117,7 @@ class RayRenderer:
 
     @contextmanager
     def _castable(self, hidden: NDArray) -> Iterator[None]:
-        """While it lasts, the model's bounding volumes are right for rays, and `hidden` geoms let them through."""
+        """Makes the model's bounding volumes right for rays, and `hidden` geoms invisible, inside the context."""
         model = self._model
         boxes, groups = model.bvh_aabb[self._roots], model.geom_group[hidden]
         model.bvh_aabb[self._roots], model.geom_group[hidden] = self._spheres, _HIDDEN_GROUP
@@ -127,7 +127,7 @@ class RayRenderer:
             model.bvh_aabb[self._roots], model.geom_group[hidden] = boxes, groups
 
     def _cast(self, origin: NDArray, rays: NDArray) -> tuple[NDArray[np.int32], NDArray, NDArray]:
-        """Geom ids [N], -1 for none; distances [N], in lengths of the rays; normals [N, 3]."""
+        """Returns geom ids [N], -1 for none; distances [N], in lengths of the rays; normals [N, 3]."""
         count = len(rays)
         ids, distance, normal = np.empty(count, np.int32), np.empty(count), np.empty((count, 3))
         mujoco.mj_multiRay(
@@ -137,10 +137,10 @@ class RayRenderer:
         return ids, distance, normal
 
     def _light(self, hits: Hits, table: Surfaces) -> NDArray[np.floating]:
-        """What the surfaces send back, [N, 3], before their textures.
+        """Returns the light that the surfaces reflect, [N, 3], before their textures.
 
-        OpenGL clips the sum of the lights to 1. Lights that cast shadows are added in passes of their own, each
-        clipped by itself; without shadows all are in the one sum, which leaves textured floors darker.
+        OpenGL clips the sum of the lights to 1. Lights that cast shadows are added in separate passes, each clipped by
+        itself; without shadows all are in the one sum, which makes textured floors darker.
         """
         rgb = table.rgb[hits.surface]
         total = rgb * table.emission[hits.surface, None]
@@ -154,7 +154,7 @@ class RayRenderer:
         return np.minimum(total, 1) + sum(passes)
 
     def _lit(self, lamp: Light, hits: Hits) -> NDArray[np.bool_]:
-        """Whether each of N hits is seen by a light."""
+        """Checks for each of N hits whether the light reaches it."""
         source = lamp.position
         if source is None:
             source = self._model.stat.center - _SUN_DISTANCE * lamp.direction
@@ -163,7 +163,7 @@ class RayRenderer:
         return (distance < 0) | ((1 - distance) * np.linalg.norm(rays, axis=-1) < _SHADOW_GAP)
 
     def _texture(self, hits: Hits, pixel: NDArray, overlays: list[Overlay]) -> NDArray[np.float32]:
-        """What textures multiply the light of N hits with, [N, 3]; `pixel` [N] are the pixels they are seen in."""
+        """Returns the factors [N, 3] by which textures multiply the light of N hits; `pixel` [N] are their pixels."""
         colours = np.ones((len(hits.surface), 3), np.float32)
         for row, overlay in enumerate(overlays, start=self._model.ngeom):
             if overlay.texture is not None:
@@ -180,7 +180,7 @@ class RayRenderer:
             extent, uniform = self._model.geom_size[geom].astype(np.float32), self._model.mat_texuniform[material]
             if isinstance(texture, CubeTexture):
                 if self._model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_BOX and not uniform:
-                    normal = hits.normal[here] @ axes  # says the face, also of a box too thin for the point to
+                    normal = hits.normal[here] @ axes  # gives the face, even if the box is too thin for the point to
                     local = np.where(np.abs(normal) > 0.5, np.sign(normal), local / extent)
                 colours[here] = texture.on(local)
                 continue
@@ -196,7 +196,7 @@ class RayRenderer:
 
 
 def _textures(model: Any) -> tuple[CubeTexture | None, dict[int, int], dict[int, PlaneTexture | CubeTexture]]:
-    """The skybox, the number of the texture of every geom that has one, and those textures."""
+    """Returns the skybox, the texture number of every textured geom, and these textures by number."""
     skyboxes = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
     skybox = CubeTexture(texels(model, skyboxes[0])) if len(skyboxes) else None
     of_geoms = {}
@@ -213,12 +213,12 @@ def _texture(model: Any, texture: int) -> PlaneTexture | CubeTexture:
 
 
 def _enclosing_spheres(model: Any) -> tuple[NDArray[np.int32], NDArray]:
-    """For every body the root [R] of its bounding volumes, and a row [R, 6] to put there while casting rays.
+    """Returns for every body the root [R] of its bounding volumes, and a row [R, 6] to put there while casting rays.
 
     mj_multiRay skips a body if a ray misses the sphere around that root box. But it does not turn the box's centre with
-    the body (mujoco 3.17), and the box leaves out geoms that do not collide, so parts of the body would be missing.
-    These spheres, written as boxes around the body's centre of mass, hold in any orientation. They are put in
-    for the cast alone, as the collision detection uses the boxes too.
+    the body (mujoco 3.17), and the box excludes geoms that do not collide, so parts of the body would be missing.
+    These spheres, written as boxes around the body's centre of mass, are right in any orientation. They replace the
+    boxes only during the cast, as the collision detection uses the boxes too.
     """
     bodies = np.flatnonzero(model.body_bvhadr >= 0)
     reach = np.linalg.norm(model.geom_pos - model.body_ipos[model.geom_bodyid], axis=-1) + model.geom_rbound

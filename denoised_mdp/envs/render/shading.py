@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from denoised_mdp.envs.render.overlay import Overlay
 
-_UNSET_RGBA = np.array([0.5, 0.5, 0.5, 1], np.float32)  # a geom of this colour shows its material's
-_EXPONENT = 128  # OpenGL's specular exponent of shininess 1
+_UNSET_RGBA = np.array([0.5, 0.5, 0.5, 1], np.float32)  # a geom with this colour shows its material's colour
+_EXPONENT = 128  # OpenGL's specular exponent for shininess 1
 _CONSTANT = np.array([1, 0, 0], np.float32)  # no attenuation
 _PLAIN = (0.0, 0.5, 0.5)  # emission, specular and shininess without a material
 
 
 class Hits(NamedTuple):
-    """What N rays of one camera met."""
+    """The points where N rays of one camera meet surfaces."""
 
     surface: NDArray[np.int32]  # [N], a row of Surfaces
     ray: NDArray[np.float32]  # [N, 3], from the camera, unit length
@@ -31,7 +31,7 @@ class Hits(NamedTuple):
 
 
 class Surfaces(NamedTuple):
-    """What things are made of, one row each: the geoms of a model, by id, then its overlays."""
+    """Material properties, one row per object: the geoms of a model, by id, then its overlays."""
 
     rgb: NDArray[np.float32]  # [S, 3]
     alpha: NDArray[np.float32]  # [S]
@@ -40,7 +40,7 @@ class Surfaces(NamedTuple):
     exponent: NDArray[np.float32]  # [S]
 
     def extended(self, overlays: Sequence[Overlay]) -> Surfaces:
-        """With a row for each overlay after the geoms."""
+        """Returns a copy with a row for each overlay after the geoms."""
         if not overlays:
             return self
         rgb = np.stack([overlay.rgb for overlay in overlays])
@@ -52,23 +52,23 @@ class Light(NamedTuple):
     """A light, shining from a point or, if `position` is None, from far away."""
 
     position: NDArray | None  # [3]
-    direction: NDArray  # [3], where it shines
+    direction: NDArray  # [3], direction of its rays
     ambient: NDArray[np.float32]  # [3]
     diffuse: NDArray[np.float32]  # [3]
     specular: NDArray[np.float32]  # [3]
     attenuation: NDArray[np.float32]  # [3]: constant, linear, quadratic
-    cutoff: float  # degrees; 180 is no spotlight
+    cutoff: float  # degrees; 180: not a spotlight
     exponent: float
     casts_shadow: bool
 
     def shine(self, hits: Hits, rgb: NDArray, specular: NDArray, exponent: NDArray) -> NDArray[np.floating]:
-        """The light that each of N hits sends back, [N, 3].
+        """Returns the light that each of N hits reflects, [N, 3].
 
         Args:
             hits: N of them.
             rgb: [N, 3], colours of the surfaces.
-            specular: [N], how much they mirror.
-            exponent: [N], how narrowly.
+            specular: [N], strength of their specular reflection.
+            exponent: [N], its sharpness.
         """
         if self.position is None:
             to_light = -self.direction.astype(np.float32)
@@ -94,7 +94,7 @@ class Light(NamedTuple):
 
 
 def lights(model: Any, data: Any, camera: int) -> list[Light]:
-    """The headlight of a camera, then the lights of the model, where they are now."""
+    """Returns the headlight of a camera, then the lights of the model at their current positions."""
     found = []
     if model.vis.headlight.active:
         head = model.vis.headlight
@@ -119,8 +119,8 @@ def lights(model: Any, data: Any, camera: int) -> list[Light]:
 
 
 def surfaces(model: Any) -> Surfaces:
-    """What the geoms of a model are made of now: tasks change colours as they go."""
-    material = model.geom_matid  # -1 is none: the last row below
+    """Returns the current materials of a model's geoms: tasks change colours during an episode."""
+    material = model.geom_matid  # -1 means none: the last row below
     fields = (model.mat_emission, model.mat_specular, model.mat_shininess)
     emission, specular, shininess = (
         np.append(field, np.float32(plain))[material] for field, plain in zip(fields, _PLAIN, strict=True)

@@ -1,4 +1,4 @@
-"""Where rays meet the simple shapes that mujoco draws sites and tendons with."""
+"""Intersections of rays with the simple shapes with which mujoco draws sites and tendons."""
 
 # pyright: reportAttributeAccessIssue=false
 # mujoco's names live in a C extension without stubs.
@@ -10,30 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 _GEOM = mujoco.mjtGeom
-_MIN_PIXELS = 0.5  # radius that a string is at least drawn with, else it would fall between the rays
+_MIN_PIXELS = 0.5  # least radius of a thin shape, else it would fall between the rays
 
 
 def meet(
     shape: int, size: NDArray, position: NDArray, rotation: NDArray, origin: NDArray, rays: NDArray, pixel: float
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """Which of the unit `rays` [N, 3] from `origin` [3] meet a shape, where, and its outward normals there.
+    """Intersects the unit `rays` [N, 3] from `origin` [3] with a shape.
 
     Args:
         shape: an mjtGeom among SHAPES.
-        size: [3], half extents along its axes; a capsule's caps come on top of the last one.
+        size: [3], half extents along its axes; the caps of a capsule extend beyond the last one.
         position: [3], its centre.
         rotation: [3, 3], its axes as columns.
         origin: [3]
         rays: [N, 3]
         pixel: width of a pixel at distance 1.
 
-    Returns: indices of rays [M], distances [M], normals [M, 3].
+    Returns: indices of the rays that meet it [M], distances [M], outward normals [M, 3].
     """
     centre = position - origin
     far = float(np.linalg.norm(centre))
     size = np.maximum(size, _MIN_PIXELS * pixel * far)
     radius = float(np.linalg.norm(size)) + (float(size[0]) if shape == _GEOM.mjGEOM_CAPSULE else 0.0)
-    # Only the rays that meet the sphere around it; inside that sphere, all of them.
+    # Only the rays that meet the sphere around the shape; all rays if the origin is inside that sphere.
     near = np.flatnonzero((rays @ centre >= np.sqrt(max(far**2 - radius**2, 0))) | (far <= radius))
     distance, normal = _MEET[shape](size, -centre @ rotation, rays[near] @ rotation)
     met = np.isfinite(distance)
@@ -43,7 +43,7 @@ def meet(
 def _ellipsoid(size: NDArray, start: NDArray, direction: NDArray) -> tuple[NDArray, NDArray]:
     a, b = start / size, direction / size
     distance = _quadratic((b * b).sum(-1), b @ a, float(a @ a) - 1)
-    with np.errstate(invalid="ignore"):  # of rays that miss
+    with np.errstate(invalid="ignore"):  # rays that miss
         normal = (start + distance[:, None] * direction) / size**2
         return distance, normal / np.linalg.norm(normal, axis=-1, keepdims=True)
 
@@ -83,7 +83,7 @@ def _box(size: NDArray, start: NDArray, direction: NDArray) -> tuple[NDArray, ND
 
 
 def _tube(radius: float, half: float, start: NDArray, direction: NDArray) -> tuple[NDArray, NDArray]:
-    """The open side of a cylinder along the third axis."""
+    """Intersects rays with the open side of a cylinder along the third axis."""
     flat = direction[:, :2]
     distance = _quadratic((flat * flat).sum(-1), flat @ start[:2], float(start[:2] @ start[:2]) - radius**2)
     with np.errstate(invalid="ignore"):
@@ -93,7 +93,7 @@ def _tube(radius: float, half: float, start: NDArray, direction: NDArray) -> tup
 
 
 def _quadratic(a: NDArray, b: NDArray, c: float) -> NDArray:
-    """The nearer root of a t^2 + 2 b t + c where it is positive, else infinity."""
+    """Returns the smaller root of a t^2 + 2 b t + c where it is positive, else infinity."""
     inside = b**2 - a * c
     with np.errstate(divide="ignore", invalid="ignore"):
         root = (-b - np.sqrt(inside)) / a

@@ -1,4 +1,4 @@
-"""Skins: meshes that bend with a skeleton (the suite's dog), which mujoco's ray caster passes by."""
+"""Skins: meshes that bend with a skeleton (the suite's dog), which mujoco's ray caster ignores."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from denoised_mdp.envs.render.texture import PlaneTexture, texels
 
 _POINTS_PER_PIXEL = 12  # of the whole picture
-_CENTRE = 0.35  # pixels from a pixel's centre within which a point counts, lest the skin's edge grow by half a pixel
-_TEXTURE_BLUR = 4  # pixels of the picture, over the whole of a texture
+_CENTRE = 0.35  # pixels; farther from its pixel's centre a point is ignored, or edges would grow half a pixel
+_TEXTURE_BLUR = 4  # pixels of a picture that the whole texture would fill
 
 
 class _Points(NamedTuple):
-    """P points spread evenly over a skin."""
+    """P points, evenly spread over a skin."""
 
     corners: NDArray[np.int64]  # [P, 3], vertices of the triangle that a point lies in
-    weights: NDArray[np.float32]  # [P, 3], of the corners
-    colours: NDArray[np.float32]  # [P, 3], of the texture
+    weights: NDArray[np.float32]  # [P, 3], weights of the corners
+    colours: NDArray[np.float32]  # [P, 3], colours of the texture
 
 
 class Skins:
-    """The skins of a model, drawn as points, enough of them to leave no holes."""
+    """The skins of a model, drawn as enough points to leave no holes."""
 
     def __init__(self, model: Any, scene: Any, *, size: int, tangent: float):
-        """Args: `scene`: an mjvScene that its owner updates; `size`: pixels a side; `tangent`: of half the view."""
+        """Args: `scene`: an mjvScene that its owner updates; `size`: pixels a side; `tangent`: as for `Overlays`."""
         self._scene, self._size, self._tangent = scene, size, tangent
         self._vertices = [
             slice(start, start + count) for start, count in zip(model.skin_vertadr, model.skin_vertnum, strict=True)
@@ -36,7 +36,7 @@ class Skins:
         ]
 
     def hit(self, skin: int, origin: NDArray, rotation: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        """What a camera at `origin` [3] with axes `rotation` [3, 3] (columns) sees of a skin.
+        """Returns the visible part of a skin for a camera at `origin` [3] with axes `rotation` [3, 3] (columns).
 
         Returns: pixels [M], row by row; distances [M]; normals [M, 3]; colours of the texture [M, 3].
         """
@@ -53,7 +53,7 @@ class Skins:
         pixel = np.floor(place)
         kept = (np.abs(place - pixel - 0.5) < _CENTRE) & (pixel >= 0) & (pixel < self._size)
         kept = np.flatnonzero(kept.all(-1))
-        kept = kept[np.argsort(local[front[kept], 2])]  # the nearest point of a pixel comes last, and stays
+        kept = kept[np.argsort(local[front[kept], 2])]  # the nearest point of a pixel comes last, and is kept
         column, row = pixel[kept].astype(np.int64).T
         nearest = np.full(self._size**2, -1)
         nearest[row * self._size + column] = front[kept]
@@ -64,7 +64,7 @@ class Skins:
 
 
 def _spread(model: Any, skin: int, count: int, blur: float) -> _Points:
-    """`count` points, as many for each triangle as its area in the rest pose deserves."""
+    """Spreads `count` points over the triangles in proportion to their area in the rest pose."""
     start, faces = int(model.skin_faceadr[skin]), int(model.skin_facenum[skin])
     triangles = model.skin_face[start : start + faces]
     first = int(model.skin_vertadr[skin])

@@ -1,4 +1,4 @@
-"""The textures of a model, sampled as OpenGL would: at the resolution that a pixel covers."""
+"""The textures of a model, sampled as in OpenGL: at the resolution that fits the area of a pixel."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PLANE_TEXELS = 256  # a power of two, so that halving it gives the mip levels
-_SKY_TEXELS = 100  # a cube's face spans 90 degrees, a picture of 64 pixels 45
+_SKY_TEXELS = 100  # a face of the cube spans 90 degrees, a picture of 64 pixels spans 45
 
 
 class PlaneTexture:
-    """A repeating 2-D texture and its mip levels: each halves the one before, down to a single mean colour."""
+    """A repeating 2-D texture and its mip levels: each has half the side of the one before, down to one mean colour."""
 
     def __init__(self, texels: NDArray[np.uint8]):
         """Args: `texels` [H, W, 3]."""
@@ -26,7 +26,7 @@ class PlaneTexture:
         self._texels = np.concatenate([level.reshape(-1, 3) for level in levels]).astype(np.float32)
 
     def at(self, u: NDArray, v: NDArray, footprint: NDArray) -> NDArray[np.floating]:
-        """Colours [N, 3] at (u, v) [N], in units of the texture; a pixel covers `footprint` [N] of it."""
+        """Returns colours [N, 3] at (u, v) [N], in units of the texture; a pixel covers `footprint` [N] of it."""
         level = np.log2(np.maximum(footprint * _PLANE_TEXELS, 1)).astype(np.int32)
         level = np.minimum(level, len(self._widths) - 1)
         width, offset = self._widths[level], self._offsets[level]
@@ -46,8 +46,8 @@ class CubeTexture:
     def __init__(self, texels: NDArray[np.uint8], most: int = _SKY_TEXELS):
         """
         Args:
-            texels: [6 * W, W, 3], right, left, up, down, front, back; or [W, W, 3] for all of them.
-            most: texels a side that are kept of each face.
+            texels: [6 * W, W, 3], right, left, up, down, front, back; or [W, W, 3] for all six.
+            most: the most texels a side of each face.
         """
         side = texels.shape[1]
         self._side = min(side, most)
@@ -55,14 +55,14 @@ class CubeTexture:
         self._faces = np.broadcast_to(np.stack(faces).astype(np.float32) / 255, (6, self._side, self._side, 3))
 
     def at(self, directions: NDArray) -> NDArray[np.floating]:
-        """Colours [N, 3] of a skybox in the directions [N, 3], z up; they need not have unit length."""
+        """Returns colours [N, 3] of a skybox in directions [N, 3] of any length, z up."""
         # OpenGL's cube has y up.
         face, row, column = self._place(np.stack([directions[:, 0], directions[:, 2], -directions[:, 1]], -1))
         row, column = (np.minimum(w.astype(np.int64), self._side - 1) for w in (row, column))
         return self._faces[face, row, column]
 
     def on(self, points: NDArray) -> NDArray[np.floating]:
-        """Colours [N, 3], interpolated, of a geom at points [N, 3] as seen from its centre along its own axes."""
+        """Returns interpolated colours [N, 3] of a geom at points [N, 3], relative to its centre and along its axes."""
         face, *place = self._place(points)
         row, column = (np.clip(w.astype(np.float32) - np.float32(0.5), 0, self._side - 1) for w in place)
         top, left = row.astype(np.int64), column.astype(np.int64)
@@ -74,7 +74,7 @@ class CubeTexture:
         return (1 - down) * above + down * below
 
     def _place(self, points: NDArray) -> tuple[NDArray[np.int64], NDArray, NDArray]:
-        """Face, row and column [N], in texels from a corner, that OpenGL finds in the directions [N, 3] of its cube."""
+        """Returns OpenGL's face, row and column [N] (texels from a corner) for directions [N, 3] of its cube."""
         x, y, z = points.T
         sizes = np.abs(np.stack([x, y, z]))
         axis = np.argmax(sizes, 0)
@@ -88,14 +88,14 @@ class CubeTexture:
 
 
 def texels(model: Any, texture: int) -> NDArray[np.uint8]:
-    """Texture number `texture` of a mujoco model, [H, W, 3]."""
+    """Returns texture number `texture` of a mujoco model, [H, W, 3]."""
     height, width, channels = (int(field[texture]) for field in (model.tex_height, model.tex_width, model.tex_nchannel))
     start = int(model.tex_adr[texture])
     return model.tex_data[start : start + height * width * channels].reshape(height, width, channels)[..., :3]
 
 
 def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.floating]:
-    """The mean colour of the texels that fall into each new one; [H, W, 3] to [height, width, 3]."""
+    """Returns the mean colour of the texels in each new one; [H, W, 3] to [height, width, 3]."""
     resized = image.astype(np.float32)
     for axis, count in ((0, height), (1, width)):
         edges = np.arange(count + 1) * resized.shape[axis] // count

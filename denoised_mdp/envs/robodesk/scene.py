@@ -1,6 +1,6 @@
 """The scene: the desk of the package `robodesk`, two more beside it, and a television behind them.
 
-The package is only looked for, not imported: it would import gym, which is no longer maintained.
+The package is only located, not imported: it would import gym, which is no longer maintained.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from denoised_mdp.errors import UserError
 BUTTONS = {"red": "1 0 0", "green": "0 1 0", "blue": "0 0 1"}
 INSTALL = "pip install --no-deps robodesk==1.0.0"
 SCREEN = 120  # texels a side of the television's picture
-SCREEN_FACE = 3  # of the cube that the screen's texture is; the other faces are black
+SCREEN_FACE = 3  # the face of the screen's cube texture that shows the picture; the others are black
 
 _NEIGHBOURS = (1.3, 2.6)  # metres to the right
 _LAMP = {"type": "cylinder", "size": ".06 .0075", "pos": "0 0 .005", "group": "1", "contype": "0", "conaffinity": "0"}
 
 
 def folder() -> Path:
-    """Where the package has its XML files, meshes and textures.
+    """Returns the folder of the package's XML files, meshes and textures.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
     spec = importlib.util.find_spec("robodesk")
     for place in (spec and spec.submodule_search_locations) or ():
@@ -36,10 +36,10 @@ def folder() -> Path:
 
 
 def xml(assets: Path) -> str:
-    """The scene as MJCF that names its meshes and textures by absolute paths; `assets` is `folder()`.
+    """Returns the scene as MJCF with absolute paths of its meshes and textures; `assets` is `folder()`.
 
-    The joints of the package's desk come first and in its order. The neighbouring desks have none: nobody can reach
-    them, and the picture is the same.
+    The joints of the package's desk come first and in its order. The neighbouring desks have no joints: the arm cannot
+    reach them, and the picture is the same.
     """
     root = _read(assets / "desk.xml")
     asset, world = _only(root, "asset[1]"), _only(root, "worldbody")
@@ -55,7 +55,7 @@ def xml(assets: Path) -> str:
 
 
 def _read(path: Path) -> Element:
-    """An MJCF file with those that it includes."""
+    """Reads an MJCF file together with the files that it includes."""
     root = ElementTree.parse(path).getroot()
     for parent in list(root.iter()):
         for place, child in reversed(list(enumerate(parent))):
@@ -72,7 +72,7 @@ def _only(parent: Element, path: str) -> Element:
 
 
 def _furnish(world: Element) -> None:
-    """Bin, desk, buttons and lights, which have no names, once more to the right, and again."""
+    """Adds two copies of bin, desk, buttons and lights (the bodies without names) to the right."""
     furniture = [
         body
         for body in world.findall("body")
@@ -91,7 +91,7 @@ def _furnish(world: Element) -> None:
 
 
 def _add_lamps(world: Element) -> None:
-    """Over the lamp of each button's light one that shines and one that darkens, both invisible at first."""
+    """Adds two lamps over the lamp of each button's light, one bright and one dark, both invisible at first."""
     for button, rgb in BUTTONS.items():
         light = _only(world, f".//body[@name='{button}_light']")
         _only(light, "body/geom").set("name", f"{button}_lamp")
@@ -101,7 +101,7 @@ def _add_lamps(world: Element) -> None:
 
 def _add_television(asset: Element, world: Element) -> None:
     side = str(SCREEN)
-    black = {"builtin": "flat", "rgb1": "0 0 0", "rgb2": "0 0 0"}  # the second is that of SCREEN_FACE
+    black = {"builtin": "flat", "rgb1": "0 0 0", "rgb2": "0 0 0"}  # rgb2 colours SCREEN_FACE
     SubElement(asset, "texture", black, name="screen", type="cube", width=side, height=side)
     glass = {"reflectance": ".7", "shininess": "1", "specular": "1", "texuniform": "false"}
     SubElement(asset, "material", glass, name="screen", texture="screen")

@@ -1,4 +1,4 @@
-"""What the distractors of RoboDesk change: they set it before a reset or a step, and the world shows it."""
+"""The state that RoboDesk's distractors change: they set it before a reset or a step, and the world shows it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Stage:
     """The defaults are the scene without distractors. Buttons come in the order red, green, blue."""
 
     video: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((VIDEO, 2 * VIDEO, 3), np.uint8))
-    video_green: float = 0.0  # the mean of its green channel, from 0 to 1
-    button_noise: NDArray[np.float64] | None = None  # [3], added to readings that are 0 at rest and 1 pressed
-    light_offset: NDArray[np.float64] | None = None  # [3, 2] metres, of the three lights to the right and to the back
-    light_intensity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))  # of lights that move
+    video_green: float = 0.0  # the mean of the video's green channel, from 0 to 1
+    button_noise: NDArray[np.float64] | None = None  # [3], added to readings that are 0 at rest and 1 when pressed
+    light_offset: NDArray[np.float64] | None = None  # [3, 2] metres, the three lights, to the right and back
+    light_intensity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))  # of moving lights
     camera_offset: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 3)))  # metres: camera, its aim

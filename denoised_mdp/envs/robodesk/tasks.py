@@ -1,7 +1,7 @@
-"""The tasks of the package `robodesk`, and the paper's tv_green_hue: what is rewarded, and when it is done.
+"""The tasks of the package `robodesk`, and the paper's tv_green_hue: rewards and success conditions.
 
-In the package the place where a block was at the reset is a view of where it is now, so no block has ever moved, risen
-or fallen; here it is what it is called. All else are the package's numbers.
+In the package, the array of a block's position at the reset is a view of its current position, so that no block ever
+seems to have moved, risen or fallen; here it is a copy. All else are the package's numbers.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 Reward = Literal["dense", "sparse", "success"]
 BLOCKS = ("flat_block", "upright_block", "ball")
 
-_PRESSED = -0.00453  # metres of a light's joint, which ends at -0.005
-_REACH = 1.0  # metres from which on nearness counts nothing
-_STILL = 0.01  # metres that a block may move and have stayed where it was
-_FAR = 5.0  # metres of movement that cost all of the reward for staying
-_LIFTED = {"upright_block": 0.86, "ball": 0.81, "flat_block": 0.78}  # heights of a block just lifted, metres
+_PRESSED = -0.00453  # metres, position of a light's joint, which ends at -0.005
+_REACH = 1.0  # metres; beyond this distance nearness is 0
+_STILL = 0.01  # metres; a block that moved less counts as still
+_FAR = 5.0  # metres of movement at which the reward for staying is 0
+_LIFTED = {"upright_block": 0.86, "ball": 0.81, "flat_block": 0.78}  # heights beyond which blocks count as lifted, m
 _STACKED = np.array([0, 0, 0.0377804])  # from the flat block's centre to the upright one's, metres
 _SHELF = np.array([0.4, 1.1])  # metres
 
 
 class Desk:
-    """What the rewards read off the simulator."""
+    """The quantities of the simulator that the rewards use."""
 
     def __init__(self, physics: Any):
         self._data = physics.named.data
@@ -33,27 +33,27 @@ class Desk:
         self.television_green = 0.0  # the mean green of its picture, from 0 to 1
 
     def restart(self) -> None:
-        """Takes the blocks to be where they start from."""
+        """Notes the current positions of the blocks as their starting positions."""
         self._start = {block: self.place(block) for block in BLOCKS}
 
     def place(self, body: str) -> NDArray[np.float64]:
-        """[3], where a body is."""
+        """Returns the position [3] of a body."""
         return self._data.xpos[body].copy()
 
     def start(self, block: str) -> NDArray[np.float64]:
-        """[3], where a block was at the reset."""
+        """Returns the position [3] of a block at the reset."""
         return self._start[block]
 
     def joint(self, name: str) -> float:
-        """The position of a joint of one degree of freedom."""
+        """Returns the position of a joint with one degree of freedom."""
         return float(self._data.qpos[name].item())
 
     def near(self, point: NDArray[np.float64]) -> float:
-        """How near the hand is to `point` [3]: 1 there, 0 from a metre on."""
+        """Returns the nearness of the hand to `point` [3]: 1 at the point, 0 at a metre and beyond."""
         return _unit(1 - _norm(self._data.site_xpos["end_effector"] - point) / _REACH)
 
     def moved(self, block: str) -> float:
-        """Metres that a block is from where it started."""
+        """Returns the distance of a block from its starting position, metres."""
         return _norm(self.place(block) - self._start[block])
 
     def pressed(self, button: str) -> bool:
@@ -69,11 +69,11 @@ class Desk:
 
 
 class Task(NamedTuple):
-    """Both functions are from 0 to 1 once clipped."""
+    """A task's reward and its success; both are clipped to [0, 1] after the call."""
 
     dense: Callable[[Desk], float]
-    success: Callable[[Desk], float]  # 1 when it is done; of tv_green_hue, how green the television is
-    factors: tuple[str, ...]  # that the reward depends on, besides the robot
+    success: Callable[[Desk], float]  # 1 when it is done; for tv_green_hue, how green the television is
+    factors: tuple[str, ...]  # factors that the reward depends on, besides the robot
 
 
 def _others(block: str) -> list[str]:
@@ -198,10 +198,10 @@ TASKS: dict[str, Task] = {
 
 
 class Earnings:
-    """What a task pays, control step by control step.
+    """The rewards of a task, control step by control step.
 
     dense: the dense reward. sparse: 1 for every step in which the task is done. success: 1 when it is done for the
-    first time; of tv_green_hue, in which done is a matter of degree, whatever is more than the most so far.
+    first time; for tv_green_hue, where success is gradual, the increase over the maximum so far.
     """
 
     def __init__(self, task: str, reward: Reward):
@@ -213,7 +213,7 @@ class Earnings:
         self._most = 0.0
 
     def step(self, desk: Desk) -> float:
-        """What the state now reached pays, from 0 to 1."""
+        """Returns the reward of the current state, from 0 to 1."""
         if self._reward == "dense":
             return _unit(self._task.dense(desk))
         done = _unit(float(self._task.success(desk)))

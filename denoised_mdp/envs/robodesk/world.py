@@ -30,16 +30,16 @@ from denoised_mdp.envs.robodesk.stage import Stage
 from denoised_mdp.envs.robodesk.tasks import BLOCKS, TASKS, TELEVISION, Desk, Earnings, Reward
 from denoised_mdp.envs.world import FactorKind, Picture, stream
 
-# A hand that is told to go where the arm does not reach goes as far as it does, at many a step: that is no warning.
+# At many steps the goal of the hand is out of the arm's reach, and the hand goes as far as it can: no warning.
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Failed to converge"))
 
 _SUBSTEPS = 10  # of 2 ms
-_ARM = tuple(f"panda0_joint{i}" for i in range(1, 7))  # what moves the hand; the seventh joint turns the wrist
+_ARM = tuple(f"panda0_joint{i}" for i in range(1, 7))  # these move the hand; the seventh joint turns the wrist
 _JOINTS = 9  # of the robot: seven and two fingers
-_HAND, _WRIST = 0.01, 0.02  # metres, and shares of the wrist's range, by which an action of 1 moves them
+_HAND, _WRIST = 0.01, 0.02  # movement by an action of 1: metres, and a share of the wrist's range
 _HOME = np.array([-0.30, -0.4, 0.28, -2.5, 0.13, 1.87, 0.91, 0.01, 0.01])  # radians, and metres
-_SPREAD = 0.15  # share of the joints' ranges added at a reset
-_STARTS = {  # by how much a reset moves things at most, metres
+_SPREAD = 0.15  # share of the joints' ranges that a reset adds at random
+_STARTS = {  # ranges of the random shifts at a reset, metres
     ("drawer_joint", 0): (0, -0.10),
     ("slide_joint", 0): (0, 0.20),
     ("flat_block", 0): (0, 0.30),
@@ -49,22 +49,23 @@ _STARTS = {  # by how much a reset moves things at most, metres
     ("upright_block", 0): (0.05, 0.35),
     ("upright_block", 1): (0, 0.05),
 }
-_DEPTH = 0.005  # metres that a pressed button goes down
-_HUE = 0.75  # of a pressed button, how much of the television turns green
-_LAMP_GAIN, _LAMP_REST, _LAMP_BIAS = 6.0, 0.12, 0.4  # how a lamp's opacity follows the reading of its button
+_DEPTH = 0.005  # metres; travel of a pressed button
+_HUE = 0.75  # how green a pressed button turns the television
+_LAMP_GAIN, _LAMP_REST, _LAMP_BIAS = 6.0, 0.12, 0.4  # from a button's reading to its lamp's opacity
 
 _AIM, _DISTANCE, _AZIMUTH, _ELEVATION = np.array([0, 0.535, 1.1]), 1.8, 90.0, -60.0  # the package's; metres, degrees
-_FARTHER = {"distance": 1.15, "elevation": 13.0}  # that the paper's camera is, after it has walked
-_ASIDE = np.array([0.875, 0.4, 0.875])  # metres, of its aim
-_CUT = 38.84 / 180  # share of the picture that is cut off at the top; the rest is squeezed to a square
+_FARTHER = {"distance": 1.15, "elevation": 13.0}  # the paper's camera, after its random walk
+_ASIDE = np.array([0.875, 0.4, 0.875])  # metres, shift of its aim
+_CUT = 38.84 / 180  # share of the picture that is cut off at the top; the rest is scaled to a square
 
-_MOVING_HEADLIGHT = (0.225, 0.9, 0.9)  # ambient, diffuse and specular, while the lights move; brighter than else
+_MOVING_HEADLIGHT = (0.225, 0.9, 0.9)  # ambient, diffuse, specular while the lights move; brighter than usual
 
 
 class RoboDesk:
-    """The World of one task. What distractors do to it goes through `stage`.
+    """The World of one task. Distractors change it through `stage`.
 
-    Rewards and the readings of the buttons are computed at each control step, the scene is dressed for pictures only.
+    Rewards and the readings of the buttons are computed at each control step; the look of the scene is updated only for
+    pictures.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class RoboDesk:
         self.stage = Stage()
         self.episode_frames = episode_frames
         self._physics = Physics.from_model(MjModel(copy.copy(_compiled())))
-        self._hand = self._physics.copy(share_model=True)  # where the arm tries out its joints
+        self._hand = self._physics.copy(share_model=True)  # a copy for the inverse kinematics
         self._desk, self._earnings = Desk(self._physics), Earnings(task, reward)
         self._hues = television_hue
         self._rng = np.random.default_rng(stream(seed, "world"))
@@ -133,7 +134,7 @@ class RoboDesk:
         return dm_env.restart(None)
 
     def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
-        """`action` [5]: the hand's way along x, y and z; how far the wrist turns; how far open the fingers are."""
+        """Takes a step; `action` [5]: the hand's motion along x, y and z; the wrist's turn; the fingers' opening."""
         data, goal = self._physics.data, self._goal(action)
         for _ in range(_SUBSTEPS):
             data.ctrl[:] = goal
@@ -152,7 +153,7 @@ class RoboDesk:
         return Picture(self._renderer.render(geoms=False).rgb, self._no_background)
 
     def factors(self) -> dict[str, np.ndarray]:
-        """Positions in radians and metres, those of the blocks with a quaternion; a pressed button is 1."""
+        """Returns positions in radians and metres (those of blocks with a quaternion); a pressed button is 1."""
         data = self._physics.data
         joints = self._physics.named.data.qpos
         found = {
@@ -171,7 +172,7 @@ class RoboDesk:
         return found
 
     def robot_mask(self) -> NDArray[np.bool_]:
-        """The arm with its hand."""
+        """Returns a mask of the arm with its hand."""
         self._dress()
         return np.isin(self._renderer.render(geoms=True).geoms, self._robot)
 
@@ -179,7 +180,7 @@ class RoboDesk:
         self._rng = np.random.default_rng(stream(seed, "world"))
 
     def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        """There is none in here."""
+        """Does nothing: this World itself has no noise."""
 
     def state(self) -> dict[str, Any]:
         return {"random": self._rng.bit_generator.state}
@@ -192,7 +193,7 @@ class RoboDesk:
         self._physics.free()
 
     def _goal(self, action: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The positions [9] that the joints are driven to."""
+        """Returns the target positions [9] of the joints."""
         here = self._physics.data.qpos
         self._hand.data.qpos[:] = here
         place = self._physics.named.data.site_xpos["end_effector"] + _HAND * action[:3]
@@ -208,14 +209,14 @@ class RoboDesk:
         return [-self._desk.joint(f"{button}_light") / _DEPTH for button in scene.BUTTONS]
 
     def _look_at_buttons(self) -> None:
-        """Takes the readings [3] of the buttons, red, green and blue, and from the green one the television's hue."""
+        """Reads the buttons [3], red, green and blue, and sets the television's hue from the green reading."""
         noise = self.stage.button_noise
         self._readings = np.array(self._depths()) + (0.0 if noise is None else noise)
         self._hue = float(np.clip(_HUE * self._readings[1], 0, 1)) if self._hues else 0.0
         self._desk.television_green = (1 - self._hue) * self.stage.video_green + self._hue
 
     def _dress(self) -> None:
-        """Makes the model look as the stage says: lamps, lights, camera and television. The physics sees none of it."""
+        """Sets lamps, lights, camera and television of the model as in the stage. This does not affect the physics."""
         model, stage = self._model, self.stage
         if stage.button_noise is not None:  # else the lamps are the package's, which rise out of their holders
             opacity = np.clip(_LAMP_GAIN * (self._readings - _LAMP_REST) + _LAMP_BIAS, -1, 1)
@@ -228,7 +229,7 @@ class RoboDesk:
         self._show(stage.video)
 
     def _place_lights(self, offset: NDArray[np.float64], intensity: NDArray[np.float64]) -> None:
-        """Every light shines at the origin; the farther it has gone, the darker."""
+        """Aims every light at the origin, and dims it with its distance."""
         model, before = self._model, self._light_places
         model.light_pos[:] = before
         model.light_pos[:, :2] += offset
@@ -242,7 +243,7 @@ class RoboDesk:
             field[:] = strength
 
     def _show(self, video: NDArray[np.uint8]) -> None:
-        """Puts a picture [60, 120, 3] on the television, each row of it twice, and the hue over its green."""
+        """Puts a picture [60, 120, 3] on the television, each row twice, with the hue mixed into its green channel."""
         picture = np.repeat(video, 2, axis=0)
         picture[..., 1] = (1 - self._hue) * picture[..., 1] + 255 * self._hue
         if (picture == self._shown).all():
@@ -254,9 +255,9 @@ class RoboDesk:
 
 
 def view(offset: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Place [3] and orientation [4], a quaternion, of the paper's camera.
+    """Returns position [3] and orientation [4], a quaternion, of the paper's camera.
 
-    offset: [2, 3] metres, by which the package's camera and its aim are elsewhere, before the move to the paper's view.
+    offset: [2, 3] metres, of the package's camera and of its aim, before the move to the paper's view.
     """
     place, aim = np.stack([_AIM - _DISTANCE * _forward(_AZIMUTH, _ELEVATION), _AIM]) + offset
     way = aim - place
@@ -271,7 +272,7 @@ def view(offset: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 def _forward(azimuth: float, elevation: float) -> NDArray[np.float64]:
-    """The direction [3] of mujoco's angles, degrees."""
+    """Returns the direction [3] of mujoco's camera angles, degrees."""
     a, e = np.deg2rad(azimuth), np.deg2rad(elevation)
     return np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
 

@@ -1,9 +1,9 @@
-"""A room wants sunlight. There is a factor of each of the paper's four kinds, a number in [0, 1] that is drawn:
+"""The reward is for sunlight in a room. Each of the paper's four kinds has one factor, a visible number in [0, 1]:
 
 curtain   controlled, rewarded      how far it is open; the action moves it
 bird      controlled, not rewarded  how far it has flown up: the moving curtain scares it, then it comes back
 weather   not controlled, rewarded  how clear the sky is; adds to the reward
-plane     neither                   where it is in the sky, from left to right
+plane     neither                   its position in the sky, from left to right
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ FACTORS: dict[str, FactorKind] = {
 }
 
 _SPEED = 0.1  # of the curtain, per step at full action
-_DRAUGHT = 0.01  # standard deviation of what moves the curtain besides
-_CALM = 0.5  # share of _SPEED up to which a moving curtain does not scare the bird
-_FLIGHT, _RETURN = 0.5, 0.15  # shares of the way that the bird flies in a step, scared and back
+_DRAUGHT = 0.01  # standard deviation of the curtain's random movement
+_CALM = 0.5  # share of _SPEED; a curtain moving slower than this does not scare the bird
+_FLIGHT, _RETURN = 0.5, 0.15  # shares of its way that the bird flies in a step: fleeing, and returning
 _FLUTTER = 0.02  # standard deviation
 _WEATHER = 0.95  # correlation from step to step
 _PLANE, _GUSTS = 0.04, 0.5  # step of the plane, and its standard deviation as a share of it
-_TURN = 2.05  # standard deviations of a draw beyond which the plane turns: one step in fifty
-_GRAIN = 2**17  # numbers from which the noise of a picture is cut out; drawing so many each step would cost more
+_TURN = 2.05  # standard deviations; the plane turns at a draw beyond this: one step in fifty
+_GRAIN = 2**17  # length of a fixed noise array; each picture uses a slice of it, cheaper than new draws each step
 
 
 class Sunlight:
-    """The World. All draws are made whatever is switched off, so the other factors go on as they would have.
+    """The World. All random draws are made whatever is switched off, so the other factors do not change.
 
-    Curtain and bird have random numbers of their own; weather, plane and the noise of the picture have others.
+    Curtain and bird share one random generator; weather, plane and the noise of the picture share another.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Sunlight:
     ):
         """
         Args:
-            curtain, bird, weather, plane: how strongly each is drawn, in [0, 1]; with 0 it is no part of the world.
+            curtain, bird, weather, plane: the contrast of each, in [0, 1]; with 0 it does not exist in the world.
             curtain_reward, weather_reward: reward per step for an open curtain, and for a clear sky.
             pixel_noise: standard deviation added to each pixel's channels, grey levels.
-            episode_frames: steps of an episode.
+            episode_frames: steps per episode.
         """
         strengths = {"curtain": curtain, "bird": bird, "weather": weather, "plane": plane}
         self.factor_kinds: dict[str, FactorKind] = {name: kind for name, kind in FACTORS.items() if strengths[name]}
@@ -82,7 +82,7 @@ class Sunlight:
         self._heading, self._cut = 1, 0.0
 
     def reset(self) -> dm_env.TimeStep:
-        """Everything anywhere, but the bird, which is perched."""
+        """Starts an episode with random values of all factors but the bird, which sits on its post."""
         self._t, self._bird = 0, 0.0
         self._curtain = self._rng.random()
         self._plane, heading, self._cut = self._noise_rng.random(3).tolist()
@@ -111,11 +111,11 @@ class Sunlight:
 
     @property
     def _weather(self) -> float:
-        """Uniform in [0, 1] over time, as the normal's distribution function of a stationary process."""
+        """Uniform in [0, 1] over time: the normal distribution function of a stationary normal process."""
         return (1 + math.erf(self._pressure / 2**0.5)) / 2
 
     def action_spec(self) -> specs.BoundedArray:
-        """One action: 1 opens the curtain at full speed, -1 closes it."""
+        """Returns the bounds of the one action: 1 opens the curtain at full speed, -1 closes it."""
         return specs.BoundedArray((1,), np.float64, -1.0, 1.0)
 
     def render(self) -> Picture:
@@ -133,7 +133,7 @@ class Sunlight:
         return {name: np.array(values[name]) for name in self.factor_kinds}
 
     def robot_mask(self) -> NDArray[np.bool_] | None:
-        """The curtain; the bird is controlled too, but nobody rewards it."""
+        """Returns a mask of the curtain; the bird is controlled too, but not rewarded."""
         return self._painter.curtain_mask(self._curtain) if self._curtain_there else None
 
     def seed(self, seed: np.random.SeedSequence) -> None:

@@ -1,6 +1,6 @@
 """Clips from a directory: video files, and folders of images, at any depth.
 
-A clip is decoded once. Its frames then lie in a cache under a name made of its content and their size, and are mapped
+A clip is decoded once. Its frames are then cached under a name made from its content and their size, and are mapped
 into memory, so that all environments and processes share them.
 """
 
@@ -29,17 +29,17 @@ VIDEOS = (".mp4", ".avi", ".webm", ".mov", ".mkv")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _HELD_OUT = 0.1  # share of the clips that only evaluation sees
 _FORMS = {False: "gray", True: "rgb24"}  # as ffmpeg names them
-_SPLIT_SEED = 0  # the same in every environment, or training would see what another one holds out
-_AS_DECODED = b"2"  # another number where images are decoded otherwise than before
+_SPLIT_SEED = 0  # the same in every environment, or training would see another one's held-out clips
+_AS_DECODED = b"2"  # change this number when the decoding of images changes
 _log = logging.getLogger(__name__)
 
 
 class Unreadable(Exception):
-    """A clip of which no frame can be had; the message says why."""
+    """A clip without a readable frame; the message says why."""
 
 
 def find(directory: Path) -> list[Path]:
-    """The clips: every video file, and every folder with images in it; sorted. Links are followed.
+    """Returns the clips, sorted: every video file, and every folder with images in it. Links are followed.
 
     Raises:
         UserError: there is none.
@@ -57,7 +57,7 @@ def find(directory: Path) -> list[Path]:
 
 
 def files(directory: Path) -> list[Path]:
-    """The files of all clips, in the order of `find`; none where that finds nothing."""
+    """Returns the files of all clips, in the order of `find`; none where `find` finds no clip."""
     try:
         clips = find(directory)
     except UserError:
@@ -66,9 +66,9 @@ def files(directory: Path) -> list[Path]:
 
 
 def _folders(directory: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder with the names of its files, each once, by its own name rather than by a link to it."""
+    """Yields every folder once with the names of its files, under its own path rather than that of a link to it."""
     seen, starts = set(), [str(directory)]
-    for start in starts:  # which grows by the links that are found
+    for start in starts:  # the loop adds links to this list
         for folder, inside, names in os.walk(start, onerror=lambda error: _leave_out(error.filename, error)):
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen:
@@ -77,7 +77,7 @@ def _folders(directory: Path) -> Iterator[tuple[Path, list[str]]]:
             seen.add((status.st_dev, status.st_ino))
             starts += [path for name in sorted(inside) if os.path.islink(path := os.path.join(folder, name))]
             for path in (Path(folder, name) for name in names if not name.lower().endswith(VIDEOS + IMAGES)):
-                if path.is_symlink() and not path.exists():  # to a folder, perhaps; a file's is named as it is read
+                if path.is_symlink() and not path.exists():  # perhaps to a folder; a file's is reported on reading
                     _leave_out(path, FileNotFoundError("the link leads nowhere"))
             yield Path(folder), names
 
@@ -87,10 +87,10 @@ def _leave_out(path: Path | str, error: Exception) -> None:
 
 
 def check(directory: Path, size: int, colour: bool, cache: str | None) -> None:
-    """Whether training and evaluation would each find a clip that can be read.
+    """Checks that training and evaluation would each find a readable clip.
 
     Raises:
-        UserError: what `load` raises.
+        UserError: as `load`.
     """
     for split in ("train", "eval"):
         load(directory, np.random.default_rng(0), split, 1, size, colour, cache)
@@ -105,18 +105,18 @@ def load(
     colour: bool,
     cache: str | None,
 ) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64]]:
-    """Clips in random order, one after the other and over again, until there are `count` frames.
+    """Loads clips in random order, one after the other and repeatedly, until there are `count` frames.
 
-    What cannot be read is left out, with a warning.
+    Unreadable files are skipped, with a warning.
 
     Args:
         cache: the folder of decoded clips; None: in the user's own cache.
 
-    Returns: `count` frames [size, size], gray, or [size, size, 3], squeezed to a square, views of the cache; and the
-        number [count] of its clip in `find`.
+    Returns: `count` frames [size, size], gray, or [size, size, 3], scaled to a square, views of the cache; and for each
+        frame the index [count] of its clip in `find`.
 
     Raises:
-        UserError: what `find` raises, no clip of the split can be read, or the cache cannot be written.
+        UserError: as `find`, no clip of the split can be read, or the cache cannot be written.
     """
     clips = find(directory)
     mine = members(len(clips), split)
@@ -139,7 +139,7 @@ def load(
 
 
 def members(count: int, split: Literal["train", "eval"]) -> NDArray[np.int64]:
-    """Which of `count` clips belong to a split: a tenth, but at least one, is held out for evaluation.
+    """Returns the indices of a split among `count` clips: a tenth, but at least one, is held out for evaluation.
 
     A single clip is in both, with a warning.
     """
@@ -152,7 +152,7 @@ def members(count: int, split: Literal["train", "eval"]) -> NDArray[np.int64]:
 
 
 def decoded(clip: Path, size: int, colour: bool, cache: str | None) -> NDArray[np.uint8]:
-    """The frames of one clip, [N, size, size] or [N, size, size, 3], from the cache, which the first time puts them in.
+    """Returns the frames of one clip, [N, size, size] or [N, size, size, 3], from the cache; fills the cache first.
 
     Raises:
         Unreadable: there is no frame.
@@ -174,7 +174,7 @@ def decoded(clip: Path, size: int, colour: bool, cache: str | None) -> NDArray[n
 
 @functools.cache
 def _warn(message: str) -> None:
-    """Once in a process, however many environments it holds."""
+    """Logs a warning once per process, not once per environment."""
     _log.warning("%s", message)
 
 
@@ -187,7 +187,7 @@ def _frames_or_warning(clip: Path, size: int, colour: bool, cache: str | None) -
 
 
 def _fingerprint(clip: Path) -> str:
-    """Of the content: a copy elsewhere has the same."""
+    """Returns a hash of the content: a copy elsewhere has the same hash."""
     if not clip.is_dir():
         return hashlib.sha256(_digest(clip)).hexdigest()[:32]
     digests = _AS_DECODED
@@ -205,7 +205,7 @@ def _digest(file: Path) -> bytes:
 
 
 def _write(clip: Path, size: int, colour: bool, path: Path) -> None:
-    """Whole or not at all: two processes that decode one clip at the same time write the same, one after the other."""
+    """Decodes a clip into `path`, atomically: processes that decode it at the same time just write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.partial")
     try:
@@ -235,14 +235,14 @@ def _write_images(folder: Path, size: int, colour: bool, file: BinaryIO) -> None
         try:
             with Image.open(image) as opened:
                 resized = _as_seen(opened, colour).resize((size, size), Image.Resampling.BILINEAR)
-        except Exception as error:  # which one depends on the format and what is wrong
+        except Exception as error:  # its type depends on the format and on the fault
             _leave_out(image, error)
         else:
             file.write(np.asarray(resized).tobytes())
 
 
 def _as_seen(image: Image.Image, colour: bool) -> Image.Image:
-    """As a viewer shows it: turned as its camera was held, transparent on black, 16 bits scaled and not cut."""
+    """Converts an image as a viewer does: rotated by its EXIF tag, on black if transparent, 16 bits scaled to 8."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray(np.round(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
@@ -253,7 +253,7 @@ def _as_seen(image: Image.Image, colour: bool) -> Image.Image:
 
 
 def _images(folder: Path) -> list[Path]:
-    """Those of a clip in their order, numbers by their value: frame2 before frame10. Hidden files are no frames."""
+    """Returns the images of a clip in order, numbers by value: frame2 before frame10. Hidden files are skipped."""
     found = [path for path in folder.iterdir() if path.name.lower().endswith(IMAGES) and path.name[0] != "."]
     return sorted(found, key=lambda path: (_numbered(path.stem), path.name))
 

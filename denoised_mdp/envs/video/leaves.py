@@ -1,7 +1,7 @@
-"""A flight through shaded discs: edges, occlusion and optic flow as in a film from a moving car.
+"""A flight through shaded discs: edges, occlusion and optic flow as in a video from a moving car.
 
-Layers of discs stand one behind the other and come nearer. A layer that has passed starts again in the distance, at
-another place. All show one texture, a "dead leaves" picture with gaps, from its mip levels.
+Layers of discs at different distances come nearer. A layer that has passed the camera starts again in the distance, at
+another place. All layers show one texture, a "dead leaves" picture with gaps, sampled from its mip levels.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LAYERS = 8
-_TEXELS = 512  # a side of the texture, which repeats
+_TEXELS = 512  # a side of the repeating texture
 _DISCS = 140
 _RADII = 5.0, 80.0  # texels; the number of discs falls as radius^-3, so that all sizes cover the same area
-_FAR = 6.0  # distance of the farthest layer; the nearest is at 1 when it vanishes
+_FAR = 6.0  # distance of the farthest layer; a layer vanishes at distance 1
 _TEXELS_PER_PIXEL = 0.8  # at distance 1, of a 64-pixel picture
-_PERIOD = 90  # frames in which a layer comes all the way
-_FADE = 0.15  # share of the way in which a layer appears, and vanishes
-_HAZE = 0.6  # how much of the farthest layer's contrast is lost
-_SWAY, _SWAY_CORRELATION = 6.0, 0.98  # pixels (of 64) that the view swings sideways, slowly
-_LIGHT, _LIGHT_CORRELATION = 0.1, 0.985  # gray levels by which all of the picture brightens and darkens, slowly
+_PERIOD = 90  # frames from a layer's start to its end
+_FADE = 0.15  # share of the way over which a layer fades in, and out
+_HAZE = 0.6  # share of contrast that the farthest layer loses
+_SWAY, _SWAY_CORRELATION = 6.0, 0.98  # pixels (of 64), slow swing of the view
+_LIGHT, _LIGHT_CORRELATION = 0.1, 0.985  # of white, slow change of the whole picture's brightness
 
 
 def frames(rng: np.random.Generator, count: int, size: int) -> NDArray[np.uint8]:
-    """A clip [count, size, size]."""
+    """Returns a clip [count, size, size]."""
     levels = _mip_levels(_texture(rng))
     sway = _slow(rng, (count, 2), _SWAY, _SWAY_CORRELATION) * size / 64
     light = _slow(rng, (count, 1), _LIGHT, _LIGHT_CORRELATION)
@@ -36,7 +36,7 @@ def frames(rng: np.random.Generator, count: int, size: int) -> NDArray[np.uint8]
         way = t / _PERIOD + np.arange(_LAYERS) / _LAYERS
         for layer in np.argsort(way % 1):  # from far to near
             passed = way[layer] % 1
-            distance = _FAR ** (1 - passed)  # the same growth in each frame
+            distance = _FAR ** (1 - passed)  # constant growth per frame
             step = float(distance * _TEXELS_PER_PIXEL * 64 / size)  # texels from pixel to pixel
             place = places[layer, int(way[layer])]
             rows, columns = (place[axis] + (ticks + sway[t, axis]) * step for axis in (0, 1))
@@ -49,9 +49,9 @@ def frames(rng: np.random.Generator, count: int, size: int) -> NDArray[np.uint8]
 
 
 def _texture(rng: np.random.Generator) -> NDArray[np.complex64]:
-    """Discs before nothing, [_TEXELS, _TEXELS]. Real part: gray level times opacity; imaginary part: opacity, 0 or 1.
+    """Returns discs on a transparent ground, [_TEXELS, _TEXELS]: real part gray level times opacity, imaginary opacity.
 
-    In one number, one look-up gets both.
+    The opacity is 0 or 1. One complex number needs only one look-up for both.
     """
     texture = np.zeros((_TEXELS, _TEXELS), np.complex64)
     small, large = _RADII
@@ -76,7 +76,7 @@ def _mip_levels(texture: NDArray[np.complex64]) -> list[NDArray[np.complex64]]:
 
 
 def _sample(levels: list[NDArray[np.complex64]], rows: NDArray, columns: NDArray, step: float) -> NDArray[np.complex64]:
-    """The texture at texel rows [H] x columns [W], interpolated, a pixel covering `step` texels; [H, W]."""
+    """Returns [H, W], the interpolated texture at texel rows [H] x columns [W]; a pixel covers `step` texels."""
     level = int(np.clip(np.log2(step), 0, len(levels) - 1))
     texture = levels[level]
     width = len(texture)
@@ -92,7 +92,7 @@ def _sample(levels: list[NDArray[np.complex64]], rows: NDArray, columns: NDArray
 
 
 def _slow(rng: np.random.Generator, shape: tuple[int, int], stddev: float, correlation: float) -> NDArray[np.float64]:
-    """AR(1) processes along the first axis."""
+    """Returns AR(1) processes along the first axis."""
     noise = rng.standard_normal(shape) * stddev
     noise[1:] *= (1 - correlation**2) ** 0.5
     for t in range(1, len(noise)):

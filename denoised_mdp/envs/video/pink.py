@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_CORRELATION = 0.9  # of a Fourier mode with itself a frame later
-_DRIFT = 0.3  # pixels a frame (of a 64-pixel picture) that all of the picture moves
+_CORRELATION = 0.9  # of a Fourier mode with itself in the next frame
+_DRIFT = 0.3  # pixels per frame (of a 64-pixel picture), motion of the whole picture
 _MEAN, _STDDEV = 0.47, 0.19  # of the gray levels, in [0, 1]
 
 
 def frames(rng: np.random.Generator, count: int, size: int) -> NDArray[np.uint8]:
-    """A clip [count, size, size]: each Fourier mode is an AR(1) of amplitude 1/k, and all drift one way."""
+    """Returns a clip [count, size, size]: each Fourier mode is an AR(1) of amplitude 1/k, and all drift together."""
     ky, kx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
     k = np.hypot(kx, ky)
     amplitude = np.divide(1, k, where=k > 0, out=np.zeros_like(k))

@@ -1,4 +1,4 @@
-"""One way to get a clip, whatever it comes from."""
+"""One function to load a clip from any source."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Frames = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [N, H, W], gray, or 
 
 
 class Clip(NamedTuple):
-    """What an environment plays: N frames in a circle."""
+    """The video of an environment: N frames in a loop."""
 
     frames: Frames
     ids: NDArray[np.int64]  # [N], which clip (file, or seed of the procedure) a frame belongs to
 
 
 def check(source: str, *, size: int, colour: bool = False, cache: str | None = None) -> None:
-    """Looks at a source without loading all of it; the arguments are those of `load`.
+    """Checks a source without loading all of it; the arguments are those of `load`.
 
     Raises:
-        UserError: it is neither a procedure nor a directory with something to read for training and for evaluation.
+        UserError: it is neither a procedure nor a directory with readable clips for training and for evaluation.
     """
     if source in PROCEDURAL:
         return
@@ -53,10 +53,10 @@ def load(
     colour: bool = False,
     cache: str | None = None,
 ) -> Clip:
-    """`count` frames of [size, size] pixels, gray or in colour, a function of the arguments alone.
+    """Returns `count` frames of [size, size] pixels, gray or in colour, a function of the arguments alone.
 
-    Training and evaluation share no clip: a procedure gives another one for every seed, and a directory's are divided.
-    `cache`: the folder where a directory's decoded clips are kept; None: in the user's own cache.
+    Training and evaluation share no clip: a procedure makes another clip for every seed, and the clips of a directory
+    are divided. `cache`: the folder for the decoded clips of a directory; None: in the user's own cache.
 
     Raises:
         UserError: the source cannot be read.
