@@ -32,7 +32,7 @@ RESAMPLES = 1000  # of the test episodes
 
 
 class Pairs(NamedTuple):
-    """Pictures and what is to be told from them."""
+    """Pictures and the targets to predict from them."""
 
     observation: NDArray[np.uint8]  # [N, H, W, 3]
     columns: NDArray[np.float32]  # [N, C], each with mean 0 and variance 1 over all rows

@@ -253,7 +253,7 @@ def described(config: Mapping[str, Any], weights: Arrays) -> dict[str, Any]:
     """The settings by dotted name that the `config` of an `.npz` adds to its weights.
 
     Raises:
-        UserError: a key is missing, contradicts the arrays, or asks for something that this code does not have.
+        UserError: a key is missing, contradicts the arrays, or asks for what this code has not.
     """
     actions, found = sizes(weights)
     stated = {

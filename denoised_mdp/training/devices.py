@@ -33,7 +33,7 @@ def join_processes() -> None:
     """Joins this process to others, as SLURM, Open MPI or JAX_COORDINATOR_ADDRESS specify; before any computation.
 
     Raises:
-        UserError: these specify no other processes, or the others cannot be reached.
+        UserError: they tell of no other processes, or those cannot be reached.
     """
     try:
         jax.distributed.initialize()
@@ -50,7 +50,7 @@ class Devices:
         seeds: if there are several, the seeds are divided instead.
 
     Raises:
-        UserError: there are fewer devices, or they cannot share the batch or the seeds equally.
+        UserError: there are fewer devices, or what they share cannot be divided.
     """
 
     def __init__(self, count: int, batch_size: int, seeds: int = 1):

@@ -125,7 +125,7 @@ def check_metrics(agent: Agent, record: np.dtype, shape: tuple[int, int, int]) -
     The first call of `train_chunk` then need not trace it again. `record`: of the replay; `shape`: K, T, B.
 
     Raises:
-        ValueError: a name is not listed, or a watched loss is missing.
+        ValueError: a name is not listed, or a loss that is watched is missing.
     """
     fields: list[Any] = [
         jax.ShapeDtypeStruct((*shape, *record[name].shape), record[name].base) for name in Batch._fields[:-1]

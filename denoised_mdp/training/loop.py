@@ -111,7 +111,7 @@ def _align(configs: Sequence[Config]) -> None:
     A kill while they were being saved leaves some of them one checkpoint ahead: these go back to the one before.
 
     Raises:
-        UserError: the runs are further apart.
+        UserError: they stand further apart.
     """
     paths = [checkpoint.all_of(Path(config.run_dir)) for config in configs]
     stands = [[int(path.name) for path in found] or [0] for found in paths]  # new runs are at 0
