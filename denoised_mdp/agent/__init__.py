@@ -1,10 +1,10 @@
-"""How it acts and learns: one gradient update, one action, and the policy learners.
+"""The agent: one gradient update, one action, and the policy learners.
 
-agent         what is learned; an update, a chunk of updates, acting
+agent         the state that is learned; an update, a chunk of updates, acting
 build         from the configuration to world model and learners
 actor_critic  imagination, lambda-return, actor and critic: learning through the dynamics of x
 sac           soft actor-critic on the transitions of x
-batch         experience as compiled updates take it
+batch         experience in the form that compiled updates take
 """
 
 from denoised_mdp.agent.agent import ActingState, Agent, TrainState

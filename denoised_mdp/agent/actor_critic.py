@@ -27,7 +27,7 @@ INITIAL_STDDEV = 5.0
 MIN_STDDEV = 1e-4
 STDDEV_RANGE = (0.1, 1.0)  # of the clipped normal (DreamerV3)
 RAW_INITIAL_STDDEV = 2.0  # before the sigmoid: it starts at 0.89
-RETURN_QUANTILES = (0.05, 0.95)  # between which the range of returns lies (DreamerV3, Eq. 7)
+RETURN_QUANTILES = (0.05, 0.95)  # the ends of the range of returns (DreamerV3, Eq. 7)
 RETURN_RANGE_RATE = 0.01  # of its moving average
 ROLLOUTS_IN_CACHE = 500  # of a CPU, with layers as wide as the paper's
 
@@ -63,16 +63,16 @@ class Actor(nnx.Module):
 
 
 class Dream(NamedTuple):
-    """Roll-outs imagined in x; row t is the state that action[t] led to."""
+    """Roll-outs imagined in x; row t holds the state that action[t] led to."""
 
     x: Factor  # [H, N, ...]
     action: jax.Array  # [H, N, A]
-    score: jax.Array  # [H, N], the log-density of that action, which counts as given
-    entropy: jax.Array  # [H, N], of what it was drawn from, in nats
+    score: jax.Array  # [H, N], the log-density of that action, without gradients through the action
+    entropy: jax.Array  # [H, N], of the action's distribution, in nats
 
 
 def lambda_return(rewards: jax.Array, values: jax.Array, discounts: jax.Array, lambda_: float) -> jax.Array:
-    """[H-1, N] lambda-returns of [H, N] rewards, values and discounts; the last value is the bootstrap.
+    """Returns the lambda-returns [H-1, N] of rewards, values and discounts [H, N]; the last value is the bootstrap.
 
     R_t = r_t + d_t ((1 - lambda) v_{t+1} + lambda R_{t+1}),  R_{H-1} = v_{H-1}.
     """
@@ -86,7 +86,7 @@ def lambda_return(rewards: jax.Array, values: jax.Array, discounts: jax.Array, l
 
 
 def discount_weights(discounts: jax.Array) -> jax.Array:
-    """[H-1, N]: 1, d_0, d_0 d_1, ...: how much an imagined state still counts."""
+    """Returns 1, d_0, d_0 d_1, ... [H-1, N]: the weights of imagined states."""
     shifted = jnp.concatenate([jnp.ones_like(discounts[:1]), discounts[:-2]])
     return jax.lax.stop_gradient(jnp.cumprod(shifted, axis=0))
 
@@ -94,7 +94,7 @@ def discount_weights(discounts: jax.Array) -> jax.Array:
 def dream(actor: Actor, world_model: WorldModel, x: Factor, action_noise: jax.Array, state_noise: jax.Array) -> Dream:
     """Imagines x forward under the actor from x [N]; both noises are standard normals, [H, N, A] and [H, N, S].
 
-    The actor sees its state with the gradient stopped, so that gradients reach it only through what follows.
+    The actor gets its state with the gradient stopped, so that gradients reach it only through later states.
     """
 
     def body(x, noise):
@@ -108,21 +108,21 @@ def dream(actor: Actor, world_model: WorldModel, x: Factor, action_noise: jax.Ar
 
 
 class ActorCritic(NamedTuple):
-    """What is learned, its optimisers' moments, and what follows it slowly."""
+    """Actor and critic, their optimisers' moments, and slow averages."""
 
     actor: Actor
     critic: MLP
     actor_moments: optax.OptState
     critic_moments: optax.OptState
-    slow_critic: MLP | None = None  # a moving average of the critic; None: none is kept
+    slow_critic: MLP | None = None  # a moving average of the critic; None: there is none
     return_range: jax.Array | None = None  # [], a moving average; None: returns are not normalised
 
 
 @dataclass(frozen=True)
 class DynamicsLearner:
-    """Numbers of the learner, and the two functions that the training step calls: `init` and `update`.
+    """Hyperparameters of the learner, and the two functions that the training step calls: `init` and `update`.
 
-    What is not in the paper is off by default: style, actor_kind and output scales of the networks; gradient=reinforce;
+    Additions to the paper are off by default: style, actor_kind and output scales of the networks; gradient=reinforce;
     values=two_hot; normalize_returns, slow_critic_weight, replay_critic_weight, burn_in.
     """
 
@@ -148,7 +148,7 @@ class DynamicsLearner:
     burn_in: int = 0
 
     def init(self, inputs: int, action: int, rngs: nnx.Rngs) -> ActorCritic:
-        """`inputs`: width of x's features."""
+        """Returns a fresh state; `inputs`: width of x's features."""
         actor = Actor(
             inputs,
             self.actor_widths,
@@ -178,10 +178,10 @@ class DynamicsLearner:
     def update(
         self, state: ActorCritic, world_model: WorldModel, x: Factor, batch: Batch, key: jax.Array
     ) -> tuple[ActorCritic, dict[str, jax.Array]]:
-        """One step of actor and critic from posterior states x [T, B], imagined from every `start_every`-th.
+        """Takes one step of actor and critic, with roll-outs from every `start_every`-th posterior state x [T, B].
 
-        Rows before `burn_in` are not begun from: what is believed there rests on too few pictures. Of the batch only
-        the ends of episodes count, and only for `replay_critic_loss`: all else happens in imagination.
+        No roll-out starts from a row before `burn_in`: beliefs there rest on too few pictures. Only the ends of
+        episodes in the batch matter, and only for `replay_critic_loss`: all else happens in imagination.
         """
         x = jax.lax.stop_gradient(x)
         starts = jax.tree.map(lambda v: v[self.burn_in :].reshape(-1, v.shape[-1])[:: self.start_every], x)
@@ -219,24 +219,24 @@ class DynamicsLearner:
         return ActorCritic(actor, critic, actor_moments, critic_moments, slow_critic, return_range), metrics
 
     def actor_loss(self, actor, critic, world_model, starts, action_noise, state_noise, return_range=None):
-        """-mean of the discounted lambda-returns of imagined states, and of the entropy.
+        """Returns minus the mean of the discounted lambda-returns of imagined states, and of the entropy.
 
         gradient=dynamics differentiates the returns through the dynamics of x (Appendix B.1.3); reinforce weights the
         score of each action with its advantage. A `return_range` [] above 1 divides either, so that the entropy keeps
-        its worth whatever the rewards are (DreamerV3, Eq. 6).
+        its relative weight at any scale of rewards (DreamerV3, Eq. 6).
         """
         dreamt = dream(actor, world_model, starts, action_noise, state_noise)
         rewards = world_model.x_reward(dreamt.x)  # [H, N]
         values = VALUES[self.values].mean(critic(dreamt.x.features))
         discounts = self.discount * world_model.continuation(dreamt.x)
         returns = lambda_return(rewards, values, discounts, self.lambda_)
-        alive = jax.lax.stop_gradient(world_model.continuation(starts))  # of an ended episode nothing follows
+        alive = jax.lax.stop_gradient(world_model.continuation(starts))  # nothing follows an ended episode
         weights = alive[None] * discount_weights(discounts)
         aim = returns
         if self.gradient == "reinforce":
             first = VALUES[self.values].mean(critic(starts.features)), world_model.x_reward(starts)
             before, earned = (jnp.concatenate([v[None], w[:-2]]) for v, w in zip(first, (values, rewards), strict=True))
-            advantage = earned + self.discount * returns - before  # what the action led to, over what was expected
+            advantage = earned + self.discount * returns - before  # the action's return minus the expected one
             aim = jax.lax.stop_gradient(advantage) * dreamt.score[:-1]
         if return_range is not None:
             aim = aim / jnp.maximum(1.0, return_range)
@@ -254,12 +254,12 @@ class DynamicsLearner:
         return metrics["actor_loss"], (dreamt, returns, weights, metrics)
 
     def critic_loss(self, critic, x, returns, weights, slow_critic=None):
-        """-log p(return | x) of each imagined state but the last, weighted as in the actor's loss.
+        """Returns -log p(return | x) of each imagined state but the last, weighted as in the actor's loss.
 
-        With a slow critic, what that one says is a second target (DreamerV3, "critic learning").
+        With a slow critic, its value is a second target (DreamerV3, "critic learning").
         """
         values = VALUES[self.values]
-        outputs = critic(x.features)[:-1]  # of the last too: so XLA finds in it what the actor's loss computes
+        outputs = critic(x.features)[:-1]  # of the last too, so that XLA can share the outputs with the actor's loss
         nll = values.nll(outputs, returns)
         if slow_critic is not None:
             slow = jax.lax.stop_gradient(values.mean(slow_critic(x.features)[:-1]))
@@ -267,10 +267,10 @@ class DynamicsLearner:
         return jnp.mean(weights * nll)
 
     def replay_critic_loss(self, critic, world_model, x, is_first, slow_critic):
-        """-log p(return | x) of replayed states x [T, B], whose lambda-returns are of x's reward along the sequence.
+        """Returns -log p(return | x) of replayed states x [T, B], with lambda-returns of x's reward in the sequence.
 
-        So values are tied to states that were met, a fallen robot's too, and not to imagined ones alone. Before a row
-        that is_first [T, B] another episode ends: its last value stands for what would have followed, and is no target.
+        This ties values to real states, such as those of a fallen robot, and not to imagined ones alone. Another
+        episode ends before a row that is_first [T, B]: its last value replaces later rewards, and is no target.
         """
         values = VALUES[self.values]
         met = values.mean((critic if slow_critic is None else slow_critic)(x.features))

@@ -1,4 +1,4 @@
-"""The agent: what is learned, how it acts, how it is updated. Pure functions over a `TrainState`, jitted.
+"""The agent: its state, its actions and its updates. Pure functions over a `TrainState`, jitted.
 
 Shapes: K = updates in a chunk, T = time, B = batch, H W = image, A = action.
 """
@@ -20,21 +20,21 @@ from denoised_mdp.model.latent import Factor, Latent, zeros
 from denoised_mdp.model.nets import set_precision
 from denoised_mdp.model.protocol import Batch, WorldModel
 
-# Of a program that runs once: compiling it well takes longer than running it.
+# For a program that runs once: optimising it takes longer than running it.
 COMPILED_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class TrainState(NamedTuple):
     """All that learning changes: one pytree, saved and restored as a whole."""
 
-    world_model: Any  # a `WorldModel`: which one, the configuration says
+    world_model: Any  # a `WorldModel`; the configuration chooses which one
     model_moments: Any  # of its optimisers
     policy: Any  # the state of a policy learner; it has an `actor`
     updates: jax.Array  # [], gradient updates so far
 
 
 class ActingState(NamedTuple):
-    """What an agent remembers between two steps of an episode, for N environments."""
+    """The memory of an agent between two steps of an episode, for N environments."""
 
     latent: Latent[Factor]  # [N, ...]
     action: jax.Array  # [N, A], the last one
@@ -52,11 +52,11 @@ class Agent:
         self.act = jax.jit(self._act, static_argnames="explore")
 
     def create(self, key: jax.Array) -> TrainState:
-        """Freshly initialised parameters."""
+        """Returns freshly initialised parameters."""
         return self._compiled_create(key)
 
     def shapes(self) -> TrainState:
-        """What `create` makes, with the shapes and types alone in place of the arrays."""
+        """Returns the result of `create` with shapes and types in place of the arrays."""
         return jax.eval_shape(self._create, jax.random.key(0))
 
     def _create(self, key: jax.Array) -> TrainState:
@@ -70,9 +70,9 @@ class Agent:
         return state
 
     def train_step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update of the world model on a batch [T, B], then one of the policy from the same latents.
+        """Updates the world model on a batch [T, B], then the policy from the same latents.
 
-        The policy's metrics are 0 as long as it waits for `train.policy_after` updates of the model.
+        The policy's metrics are 0 while it waits for `train.policy_after` updates of the model.
         """
         noise_key, policy_key = jax.random.split(key)
         noise = state.world_model.transition.noise(noise_key, batch.reward.shape)
@@ -87,7 +87,7 @@ class Agent:
         def waiting(policy: Any) -> tuple[Any, dict[str, jax.Array]]:
             return policy, optax.tree.zeros_like(jax.eval_shape(learned, policy)[1])
 
-        if after := self.config.train.policy_after:  # until then rewards are not known that are worth a policy
+        if after := self.config.train.policy_after:  # before, the predicted rewards are not good enough for a policy
             policy, policy_metrics = jax.lax.cond(state.updates >= after, learned, waiting, state.policy)
         else:
             policy, policy_metrics = learned(state.policy)
@@ -96,9 +96,9 @@ class Agent:
         return TrainState(world_model, model_moments, policy, state.updates + 1), metrics
 
     def _train_chunk(self, state: TrainState, batches: Batch | Gathered, key: jax.Array):
-        """K updates [K, T, B] in one call: a scan of `train_step`. Metrics are the means over the chunk.
+        """Makes K updates [K, T, B] in one call: a scan of `train_step`. Metrics are the means over the chunk.
 
-        Update number n of a run draws from fold_in(key, n), however updates are cut into chunks.
+        Update number n of a run draws from fold_in(key, n), whatever the division into chunks.
         """
 
         def body(state, part):
@@ -109,7 +109,7 @@ class Agent:
         return state, jax.tree.map(jnp.mean, metrics)
 
     def initial(self, environments: int) -> ActingState:
-        """Before an episode."""
+        """Returns the memory before an episode."""
         latent = zeros(*widths(self.config.model), (environments,))
         return ActingState(latent, jnp.zeros((environments, self.action_size)))
 
@@ -126,7 +126,7 @@ class Agent:
     ) -> ActingState:
         """Filters observations [N, H, W, 3] uint8 and acts; the result's `action` [N, A] is in [-1, 1].
 
-        While exploring, a policy sample plus Gaussian noise, clipped; else the likeliest of several samples.
+        While exploring it is a policy sample plus Gaussian noise, clipped; else the likeliest of several samples.
         """
         latent_key, action_key, noise_key = jax.random.split(key, 3)
         transition, policy = world_model.transition, self.config.policy

@@ -1,4 +1,4 @@
-"""Experience as compiled updates take it: batches, or rows on the device and the places of those that make batches.
+"""Experience in the form that compiled updates take: batches, or rows on the device and their places in batches.
 
 Shapes: R = rows, K = updates in a chunk, T = time, B = batch, H W = image, A = action.
 """
@@ -23,14 +23,14 @@ class Rows(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Stands for a `replay.Batch` where updates are compiled: the rows, and which of them make each sequence."""
+    """Replaces a `replay.Batch` where updates are compiled: the rows, and which of them form each sequence."""
 
     rows: Rows
     places: NDArray[np.int32]  # [K, T, B]
 
 
 def gather(rows: Rows, places: jax.Array | NDArray[np.int32]) -> Rows:
-    """The rows at places [..., T, B], their pictures [..., T, B, H, W, 3]: a batch."""
+    """Returns the rows at places [..., T, B], with pictures [..., T, B, H, W, 3]: a batch."""
     observation, *rest = (array.at[places].get(mode="promise_in_bounds") for array in rows)
     side = round((observation.shape[-1] / 3) ** 0.5)
     return Rows(observation.reshape(*places.shape, side, side, 3), *rest)

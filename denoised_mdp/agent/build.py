@@ -1,4 +1,4 @@
-"""From the configuration to what an agent is made of: a world model, how it is learned, and how a policy is.
+"""From the configuration to the parts of an agent: a world model, its learner, and the policy's learner.
 
 Shapes: T = time, B = batch, S = width of the noise, A = action.
 """
@@ -26,23 +26,23 @@ from denoised_mdp.model.world_model import DenoisedLearner, DenoisedMDP, Objecti
 class ModelLearner(Protocol):
     """How a world model is learned from experience.
 
-    The contract: `update` is a pure function. It filters the batch from a zero latent with the noise that it is given,
-    and returns the latents of the model before the step. Each of its metrics is a scalar, under its name with `model/`
-    before it in `runs/metrics.py`; `loss` is among them, because a run ends where it is not finite. The world model
-    offers what `model/protocol.py` lists.
+    The contract: `update` is a pure function. It filters the batch from a zero latent with the given noise, and returns
+    the latents of the model before the step. Each of its metrics is a scalar; `runs/metrics.py` lists its name with the
+    prefix `model/`. `loss` is among them, because a run ends where it is not finite. The world model has the methods of
+    `model/protocol.py`.
     """
 
     @property
     def objective(self) -> Any: ...  # the weights of its loss
 
     def init(self, world_model: Any) -> Any:
-        """The moments of its optimisers before the first update."""
+        """Returns the moments of its optimisers before the first update."""
         ...
 
     def update(
         self, world_model: Any, moments: Any, batch: Batch, noise: Latent[jax.Array]
     ) -> tuple[Any, Any, Latent[Factor], dict[str, jax.Array]]:
-        """Model and moments after one step on a batch [T, B], the latents [T, B] that the old model filtered, metrics.
+        """Returns model and moments after one step on a batch [T, B], the old model's latents [T, B], and metrics.
 
         noise: standard normals [T, B, S] of each part.
         """
@@ -53,25 +53,25 @@ class PolicyLearner(Protocol):
     """How a policy is learned from x: pure functions over a state.
 
     The contract: the state has an `actor`, which maps x [N] to a distribution over actions. Acting needs its `mean`
-    [N, A], `sample_and_log_prob(noise)` and `mode(key, samples)`, `scripts/diagnose.py` its `entropy(noise)`, as those
-    of `model/distributions.py`; actions lie in [-1, 1]. Each metric of `update` is a scalar, under its name with
-    `policy/` before it in `runs/metrics.py`; `actor_loss` and `critic_loss` are among them, because a run ends where
-    one is not finite.
+    [N, A], `sample_and_log_prob(noise)` and `mode(key, samples)`, `scripts/diagnose.py` its `entropy(noise)`, as in
+    `model/distributions.py`; actions lie in [-1, 1]. Each metric of `update` is a scalar; `runs/metrics.py` lists its
+    name with the prefix `policy/`. `actor_loss` and `critic_loss` are among them, because a run ends where one is not
+    finite.
     """
 
     def init(self, inputs: int, action: int, rngs: nnx.Rngs) -> Any:
-        """A fresh state; `inputs`: width of x's features, `action`: A."""
+        """Returns a fresh state; `inputs`: width of x's features, `action`: A."""
         ...
 
     def update(
         self, state: Any, world_model: WorldModel, x: Factor, batch: Batch, key: jax.Array
     ) -> tuple[Any, dict[str, jax.Array]]:
-        """The state after one step on the posterior x [T, B] of a batch [T, B], and metrics."""
+        """Returns the state after one step on the posterior x [T, B] of a batch [T, B], and metrics."""
         ...
 
 
 def model_learner(model: Model) -> ModelLearner:
-    """The learner of the world model that the configuration names."""
+    """Returns the learner of the world model that the configuration names."""
     optimizer = Adam(
         model.learning_rate,
         epsilon=model.adam_epsilon,
@@ -107,7 +107,7 @@ def model_learner(model: Model) -> ModelLearner:
 
 
 def new_world_model(model: Model, image_size: int, action: int, rngs: nnx.Rngs) -> WorldModel:
-    """A freshly initialised world model of the kind that the configuration names. `action`: A."""
+    """Returns a freshly initialised world model of the kind that the configuration names. `action`: A."""
     if isinstance(model, TIAModel):
         return _new_tia(model, image_size, action, rngs)
     belief, state = widths(model)
@@ -136,7 +136,7 @@ def new_world_model(model: Model, image_size: int, action: int, rngs: nnx.Rngs) 
 
 
 def widths(model: Model) -> tuple[Latent[int], Latent[int]]:
-    """Those of the deterministic beliefs and of the stochastic states of all parts."""
+    """Returns the widths of the deterministic beliefs and of the stochastic states of all parts."""
     return by_name(lambda part: getattr(model, part).belief), by_name(lambda part: getattr(model, part).state)
 
 
@@ -191,7 +191,7 @@ def _decoder(model: Model, image_size: int, inputs: int, rngs: nnx.Rngs, *, colo
 
 
 def policy_learner(policy: Policy) -> PolicyLearner:
-    """The learner that the configuration names."""
+    """Returns the policy learner that the configuration names."""
     actor_optimizer, critic_optimizer = (
         Adam(rate, epsilon=policy.adam_epsilon, clip_norm=policy.clip_norm, warmup=policy.learning_rate_warmup)
         for rate in (policy.actor_learning_rate, policy.critic_learning_rate)

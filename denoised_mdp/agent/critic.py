@@ -17,24 +17,24 @@ BINS = np.linspace(-8, 8, 63, dtype=np.float32)  # on the scale of symlog: value
 
 
 def symlog(value: jax.Array) -> jax.Array:
-    """sign(v) log(1 + |v|) (DreamerV3, Eq. 9)."""
+    """Returns sign(v) log(1 + |v|) (DreamerV3, Eq. 9)."""
     return jnp.sign(value) * jnp.log1p(jnp.abs(value))
 
 
 def symexp(value: jax.Array) -> jax.Array:
-    """The inverse of `symlog`."""
+    """Returns the inverse of `symlog`."""
     return jnp.sign(value) * jnp.expm1(jnp.abs(value))
 
 
 def two_hot(value: jax.Array) -> jax.Array:
-    """[B] -> [B, K]: weights of the two bins around symlog(value), whose mean it is (DreamerV3, Eq. 10)."""
+    """[B] -> [B, K]: weights of the two bins around symlog(value), with that value as mean (DreamerV3, Eq. 10)."""
     place = (symlog(value) - BINS[0]) / (BINS[1] - BINS[0])
     distance = jnp.abs(jnp.clip(place, 0, len(BINS) - 1)[..., None] - np.arange(len(BINS))[(None,) * value.ndim])
     return jnp.maximum(0.0, 1.0 - distance)
 
 
 class Values(Protocol):
-    """What a critic says with its outputs [B, K]."""
+    """The meaning of a critic's outputs [B, K]."""
 
     outputs: int  # K
 

@@ -1,7 +1,7 @@
 """Learning a policy by soft actor-critic (SAC) on transitions of x from replay (Algorithm 1, Appendix B.1.3).
 
-States are samples of x's posterior. Rewards are those that the world model predicts from them, not the replay's, which
-also hold what y adds.
+States are samples of x's posterior. Rewards are the world model's predictions from them, not those of the replay, which
+also contain the reward of y.
 
 Shapes: T = time, B = batch, N = T-1 times B transitions, A = action.
 """
@@ -25,14 +25,14 @@ from denoised_mdp.model.protocol import Batch, WorldModel
 
 
 class Critics(nnx.Module):
-    """Q(x, a) twice: the smaller of two independent estimates is not as easily too high."""
+    """Two estimates of Q(x, a): the smaller of two independent estimates is less often too high."""
 
     def __init__(self, inputs: int, widths: list[int], action: int, rngs: nnx.Rngs, *, style: Style = PLAIN):
         self.first = MLP(inputs + action, widths, 1, rngs, style=style)
         self.second = MLP(inputs + action, widths, 1, rngs, style=style)
 
     def __call__(self, x: Factor, action: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Both values [N] of the actions [N, A]."""
+        """Returns both values [N] of the actions [N, A]."""
         inputs = jnp.concatenate([x.features, action], axis=-1)
         return self.first(inputs)[..., 0], self.second(inputs)[..., 0]
 
@@ -48,12 +48,12 @@ class Transitions(NamedTuple):
     weight: jax.Array  # [N], 0 where next_x begins another episode: no transition at all
 
     def mean(self, values: jax.Array) -> jax.Array:
-        """[N] -> [], over the transitions within episodes."""
+        """[N] -> [], the mean over the transitions within episodes."""
         return jnp.sum(self.weight * values) / jnp.maximum(jnp.sum(self.weight), 1.0)
 
 
 def transitions(world_model: WorldModel, x: Factor, batch: Batch) -> Transitions:
-    """The N steps between neighbouring rows of posterior states x [T, B]. Row t's action led to row t."""
+    """Returns the N steps between neighbouring rows of posterior states x [T, B]. Row t's action led to row t."""
 
     def rows(tree, part):
         return jax.tree.map(lambda v: jnp.asarray(v)[part].reshape(-1, *v.shape[2:]), tree)
@@ -71,7 +71,7 @@ def transitions(world_model: WorldModel, x: Factor, batch: Batch) -> Transitions
 
 
 class SoftActorCritic(NamedTuple):
-    """What is learned, what follows it, and the optimisers' moments."""
+    """Actor, critics and temperature, the target critics, and the optimisers' moments."""
 
     actor: Actor
     critics: Critics
@@ -84,7 +84,7 @@ class SoftActorCritic(NamedTuple):
 
 @dataclass(frozen=True)
 class SACLearner:
-    """Numbers of the learner, and the two functions that the training step calls: `init` and `update`."""
+    """Hyperparameters of the learner, and the two functions that the training step calls: `init` and `update`."""
 
     actor_widths: list[int]
     critic_widths: list[int]
@@ -98,7 +98,7 @@ class SACLearner:
     style: Style = PLAIN
 
     def init(self, inputs: int, action: int, rngs: nnx.Rngs) -> SoftActorCritic:
-        """`inputs`: width of x's features."""
+        """Returns a fresh state; `inputs`: width of x's features."""
         actor = Actor(inputs, self.actor_widths, action, rngs, style=self.style)
         critics = Critics(inputs, self.critic_widths, action, rngs, style=self.style)
         log_temperature = jnp.asarray(math.log(self.initial_temperature), jnp.float32)
@@ -115,7 +115,7 @@ class SACLearner:
     def update(
         self, state: SoftActorCritic, world_model: WorldModel, x: Factor, batch: Batch, key: jax.Array
     ) -> tuple[SoftActorCritic, dict[str, jax.Array]]:
-        """One step of the critics, then the actor, the temperature and the targets, on a batch's transitions.
+        """Takes one step of the critics, then the actor, the temperature and the targets, on a batch's transitions.
 
         x: posterior states [T, B]; T must be at least 2.
         """
@@ -153,14 +153,14 @@ class SACLearner:
     def target(self, actor, targets, temperature, steps, noise):
         """[N], r + discount (min_i Q_i(x', a') - temperature log pi(a'|x')),  a' ~ pi(.|x').
 
-        Action and log-probability are of one sample. The reference scores the current state's action instead.
+        Action and log-probability come from one sample. The reference scores the current state's action instead.
         """
         action, log_prob = actor(steps.next_x).sample_and_log_prob(noise)
         value = jnp.minimum(*targets(steps.next_x, action)) - temperature * log_prob
         return steps.reward + self.discount * steps.goes_on * value
 
     def critic_loss(self, critics, steps, target):
-        """Half the squared error of both critics, on the actions that were taken."""
+        """Returns half the squared error of both critics, on the recorded actions."""
         first, second = critics(steps.x, steps.action)
         loss = steps.mean(0.5 * (first - target) ** 2) + steps.mean(0.5 * (second - target) ** 2)
         return loss, {
@@ -170,7 +170,7 @@ class SACLearner:
         }
 
     def actor_loss(self, actor, critics, temperature, steps, noise):
-        """Mean of temperature log pi(a|x) - min_i Q_i(x, a),  a ~ pi(.|x); also log pi(a|x) [N]."""
+        """Returns the mean of temperature log pi(a|x) - min_i Q_i(x, a),  a ~ pi(.|x); also log pi(a|x) [N]."""
         action, log_prob = actor(steps.x).sample_and_log_prob(noise)
         loss = steps.mean(temperature * log_prob - jnp.minimum(*critics(steps.x, action)))
         metrics = {
@@ -181,6 +181,6 @@ class SACLearner:
         return loss, (log_prob, metrics)
 
     def temperature_loss(self, log_temperature, steps, log_prob):
-        """Its gradient raises the temperature while the policy's entropy is below the target."""
+        """Returns a loss whose gradient raises the temperature while the policy's entropy is below the target."""
         target_entropy = self.target_entropy * steps.action.shape[-1]
         return -log_temperature * steps.mean(log_prob + target_entropy)

@@ -1,13 +1,13 @@
-"""Looking at a run, and at what its model believes.
+"""Analysis of a run, and of its model's beliefs.
 
 posterior       an episode through a model's posterior
 visualize       an episode decoded part by part, and predicted open-loop
-counterfactual  what-ifs: parts swapped between episodes, single dimensions walked, other actions imagined
+counterfactual  parts swapped between episodes, single dimensions varied, other actions imagined
 curves          runs beside each other: curves, any metric, tables
 recordings      episodes with the ground truth, under a fixed mixture of policies, in a file that models share
 obtain          the same as a user asks for them, in this world's policies or a file
-factorization/  what of the truth each latent part knows
+factorization/  the true factors that each latent part contains
 regression      how well joints can be told from what an encoder makes of single pictures; regression_report writes it
-baselines       what random and held actions earn in a world
+baselines       returns of random and of constant actions in a world
 notebook        pictures and sliders in a notebook
 """

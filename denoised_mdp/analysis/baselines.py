@@ -1,6 +1,6 @@
-"""What a task pays without learning: a random policy, and one action held for good.
+"""The returns of a task without learning: of a random policy, and of one constant action.
 
-A learning curve says something only beside these two. No pictures are made, so an episode takes milliseconds.
+A learning curve has a meaning only beside these two. No pictures are made, so an episode takes milliseconds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Policy = Callable[[], NDArray[np.float64]]  # the next action [A] in [-1, 1]
 
 
 class Baselines(NamedTuple):
-    """Mean returns of what has not learned."""
+    """Mean returns without learning."""
 
     random: float
     constant: float  # the best of many constant actions
     untrained: float | None  # the run's own agent before its first update; None: the run has no such evaluation
 
     def verdict(self, low: float) -> tuple[bool, str]:
-        """Whether an agent has learned whose mean return lies above `low` with 97.5% confidence, and a sentence."""
+        """Returns whether an agent with a mean return above `low` (97.5% confidence) has learned, and a sentence."""
         known = {
             "a random policy": self.random,
             "the best constant action": self.constant,
@@ -51,7 +51,7 @@ def of_run(task: str, action_repeat: int, run_dir: Path, *, episodes: int = 10, 
 
 
 def suite_world(task: str, *, seed: int) -> World:
-    """A task of the dm_control suite, of which no picture is wanted."""
+    """Returns a task of the dm_control suite, for use without pictures."""
     from denoised_mdp.envs.dmc import TASKS, DeepMindControl
 
     return DeepMindControl(
@@ -60,7 +60,7 @@ def suite_world(task: str, *, seed: int) -> World:
 
 
 def episode_return(world: World, policy: Policy, *, action_repeat: int) -> float:
-    """The sum of rewards of one episode, `policy` being asked every `action_repeat` control steps."""
+    """Returns the sum of rewards of one episode, with an action of `policy` every `action_repeat` control steps."""
     spec = world.action_spec()
     step, total, t, action = world.reset(), 0.0, 0, np.zeros(spec.shape)
     while not step.last():

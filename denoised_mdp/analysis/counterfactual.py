@@ -23,7 +23,7 @@ REACH = 3.0  # standard deviations either way, in a walk
 
 
 class Seen(NamedTuple):
-    """What was seen of an episode."""
+    """The pictures and actions of an episode."""
 
     observation: NDArray[np.uint8]  # [T, H, W, 3]
     action: NDArray[np.float32]  # [T, A]

@@ -124,7 +124,7 @@ def draw_metrics(folders: Sequence[Path], names: Sequence[str], *, columns: int 
 
 
 def table(folders: Sequence[Path]) -> str:
-    """What each run is and where it has got to, as Markdown; a metric that it does not have is left empty.
+    """Returns the method and progress of each run, as Markdown; a metric that it does not have is left empty.
 
     Raises:
         UserError: a folder holds no run.

@@ -1,7 +1,7 @@
 """Why an agent does not learn: what its model predicts of the reward, what its critic believes, what its policy does.
 
-Everything is measured on episodes that the agent itself has just played in held-out environments, so that what it
-believes can be held against what came true. `diagnose` measures, `verdict` says it in words, `draw` shows it.
+Everything is measured on episodes that the agent itself has just played in held-out environments, so that its
+beliefs can be compared with the outcome. `diagnose` measures, `verdict` puts it into words, `draw` shows it.
 
 Shapes: T = rows of an episode, E = episodes, H = imagined steps, S = states that imagination starts from.
 """
@@ -60,7 +60,7 @@ class Diagnosis(NamedTuple):
 
 
 class Traces(NamedTuple):
-    """What the picture shows beside the figures."""
+    """The curves that the picture shows beside the figures."""
 
     value: np.ndarray  # of the states whose return is known
     earned_return: np.ndarray
@@ -163,7 +163,7 @@ def _beliefs(agent: Agent, state: TrainState, observation, action, starts, key) 
 
 
 def r2(predicted: np.ndarray, true: np.ndarray) -> float:
-    """The share of the variance that is explained."""
+    """Returns the share of the variance that is explained."""
     return float(1 - np.mean((predicted - true) ** 2) / max(float(np.var(true)), 1e-12))
 
 
@@ -182,7 +182,7 @@ def _discounted(reward: np.ndarray, discount: float, last_value: np.ndarray) -> 
 
 
 def verdict(d: Diagnosis, *, free_nats_on_prior: bool = True, y_may_be_rewarded: bool = False) -> list[str]:
-    """What is wrong, the most basic first, one sentence each; or that nothing was found.
+    """Returns the faults, the most basic first, one sentence each; or a sentence that there is none.
 
     free_nats_on_prior: as of the model. y_may_be_rewarded: whether the world has a noise that the reward depends on.
     """

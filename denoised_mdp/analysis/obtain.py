@@ -1,4 +1,4 @@
-"""Recorded episodes as a user asks for them: from a file, or made by policies that are named."""
+"""Recorded episodes at a user's request: from a file, or made by named policies."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from denoised_mdp.model.protocol import WorldModel
 
 
 class Filtered(NamedTuple):
-    """What a model makes of one episode."""
+    """The latents of one episode."""
 
     s: Latent[Factor]  # [T, ...], a sample of the posterior
     kl: Latent[jax.Array]  # [T], of each part in nats

@@ -1,6 +1,6 @@
-"""Held-out episodes with the ground truth, under a fixed mixture of policies: what several models are measured on.
+"""Held-out episodes with the ground truth, under a fixed mixture of policies: the common test data of several models.
 
-A model's own policy would be an unfair judge: one that stands still meets little that could be told apart.
+A model's own policy would be an unfair test: one that stands still visits too few different states.
 Shapes: T = rows of an episode (row 0 is the reset), H W = image, A = action.
 """
 
@@ -37,7 +37,7 @@ class Recording(NamedTuple):
 
 
 class Recordings(NamedTuple):
-    """All that models of one world are compared on."""
+    """The common test data of all models of one world."""
 
     episodes: list[Recording]  # each with a start, and noise, of its own; in `repeats` equal runs
     repeats: int  # how often each policy was in each environment: once in each run of episodes

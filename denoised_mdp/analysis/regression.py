@@ -32,7 +32,7 @@ RESAMPLES = 1000  # of the test episodes
 
 
 class Pairs(NamedTuple):
-    """Pictures and what is to be told from them."""
+    """Pictures and the targets to predict from them."""
 
     observation: NDArray[np.uint8]  # [N, H, W, 3]
     columns: NDArray[np.float32]  # [N, C], each with mean 0 and variance 1 over all rows
@@ -151,11 +151,11 @@ class Schedule:
 class Result(NamedTuple):
     """How well a regressor does on the test rows."""
 
-    unexplained: float  # squared error, a mean over the columns, each having variance 1: what R^2 lacks of 1
+    unexplained: float  # squared error, a mean over the columns, each having variance 1: 1 - R^2
     low: float  # the lower end of its 95% interval, over test episodes
     high: float
     mse: float  # the paper's measure: the squared error in the factor's own units, a mean over the columns
-    by_column: list[float]  # [C], what is unexplained of each
+    by_column: list[float]  # [C], the unexplained share of each
     curve: list[tuple[int, float]]  # after how many updates, how much was unexplained
 
 
@@ -204,7 +204,7 @@ def _in_pieces(function: Callable[..., jax.Array], network: Any, inputs: NDArray
 
 @functools.partial(jax.jit, static_argnames="optimizer")
 def _update(regressor: Regressor, moments: Any, inputs: jax.Array, columns: jax.Array, optimizer: Adam):
-    """Regressor and moments after an update on each of the batches [K, B, ...] and [K, B, C]."""
+    """Returns regressor and moments after an update on each of the batches [K, B, ...] and [K, B, C]."""
 
     def loss(regressor, inputs, columns):
         return jnp.mean((regressor(inputs) - columns) ** 2)

@@ -1,4 +1,4 @@
-"""What `regression.py` found, as JSON, Markdown and a picture."""
+"""The results of `regression.py`, as JSON, Markdown and a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model believes: an episode decoded part by part, and predicted open-loop, as arrays, mp4 and PNG.
+"""The model's beliefs: an episode decoded part by part, and predicted open-loop, as arrays, mp4 and PNG.
 
 Shapes: T = rows of the episode, H W = image. Pictures are uint8.
 """
@@ -33,7 +33,7 @@ def decode(world_model: WorldModel, s: Latent[Factor]) -> jax.Array:
 
 @jax.jit
 def layers(world_model: WorldModel, s: Latent[Factor]) -> OrderedDict[str, jax.Array]:
-    """By title, what the model mixes its pictures from, [T, H, W, 3] uint8: nothing, but for TIA."""
+    """Returns the layers that the model mixes its pictures from, by title, [T, H, W, 3] uint8: none, except for TIA."""
     return jax.tree.map(_uint8, world_model.layers(s))
 
 

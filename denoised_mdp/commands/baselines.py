@@ -1,4 +1,4 @@
-"""What a task pays without learning."""
+"""The returns of a task without learning."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ FAILED, USER_ERROR = 1, 2  # exit codes
 
 
 def command() -> None:
-    """Prints, for each file and quantity, how far the worst array is from the reference's."""
+    """Prints the largest error against the reference, for each file and quantity."""
     parser = argparse.ArgumentParser(
         description="Compares what this code computes with what the reference computed from the same weights, inputs "
         "and noise: values to 1e-5, gradients to 1e-4, relative to the largest number of an array.",

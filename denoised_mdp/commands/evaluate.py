@@ -52,7 +52,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
 
 
 def _compare(config: Config, checkpoint: Path, options: Options, *, low: float) -> None:
-    """Prints what has not learned earns, and the diagnosis of an agent that does not earn more."""
+    """Prints the returns without learning, and the diagnosis of an agent that does not earn more."""
     from denoised_mdp.analysis.baselines import of_run
 
     learned, sentence = of_run(config.env.task, config.env.action_repeat, Path(options.run_dir)).verdict(low)

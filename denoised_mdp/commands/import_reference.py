@@ -1,4 +1,4 @@
-"""The authors' weights as a run of ours."""
+"""Imports the authors' weights as a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from denoised_mdp.errors import UserError, expanded
 
 
 def command() -> None:
-    """Writes a run that can be evaluated and looked at, and says what is in it."""
+    """Writes a run that can be evaluated and visualized, and prints its contents."""
     parser = argparse.ArgumentParser(
         description="Makes a run of weights that the authors' PyTorch code learned, to be evaluated and looked at. It "
         "cannot be trained further: no replay comes with them.",
@@ -63,7 +63,7 @@ def import_weights(file: Path, settings: Sequence[str]) -> None:
 
 
 def configure(decided: dict[str, object], settings: Sequence[str]) -> Config:
-    """The configuration of the new run. `decided`: what the file says, which no setting may change."""
+    """Returns the configuration of the new run. `decided`: settings from the file, which no other may change."""
     from denoised_mdp.config.compose import compose
     from denoised_mdp.reference import weights
 
@@ -78,7 +78,7 @@ def configure(decided: dict[str, object], settings: Sequence[str]) -> Config:
 
 
 def actions_of_task(config: Config) -> int:
-    """The number of actions that the environment takes."""
+    """Returns the number of actions that the environment takes."""
     from denoised_mdp.runs.evaluation import make_env
 
     without_video = config.noise.model_copy(update={"video_background": False, "noisy_sensor": False})

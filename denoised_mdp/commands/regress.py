@@ -1,4 +1,4 @@
-"""Tells joints from pictures by a trained encoder, and by a new one."""
+"""Predicts joint positions from pictures with a trained encoder, and with a new one."""
 
 from __future__ import annotations
 

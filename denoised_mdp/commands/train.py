@@ -11,7 +11,7 @@ from denoised_mdp.runs import run_dir, sources
 
 
 def check(config: Config) -> None:
-    """What can be found wrong before anything is written."""
+    """Checks a configuration as far as possible before anything is written."""
     from denoised_mdp import envs
     from denoised_mdp.runs.replay import Replay
 
@@ -24,7 +24,7 @@ def check(config: Config) -> None:
 
 
 def refuse_without_effect(config: Config) -> None:
-    """Settings of a new run that would change nothing."""
+    """Rejects settings of a new run that would change nothing."""
     from denoised_mdp.envs.video import PROCEDURAL
 
     if (Path(config.run_dir) / run_dir.CONFIG).exists():
@@ -42,7 +42,7 @@ def refuse_without_effect(config: Config) -> None:
 
 
 def check_same_world(config: Config, source: Path) -> None:
-    """Whether the run of a replay, where it is known, saw the world that this one is evaluated in."""
+    """Checks that the source of a replay, if it is known, had the same world as this run's evaluation."""
     folder = source if (source / run_dir.CONFIG).exists() else source.parent
     if not (folder / run_dir.CONFIG).exists():
         return

@@ -44,7 +44,7 @@ class Options(cli.RunOptions):
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:
-    """Writes run_dir/visualize/<env step>-seed<seed>.png and .mp4 for each episode, and more for what else is asked."""
+    """Writes run_dir/visualize/<env step>-seed<seed>.png and .mp4 for each episode, and for each requested extra."""
     import jax
 
     from denoised_mdp.analysis import visualize
@@ -80,7 +80,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
 def counterfactuals(
     world_model: WorldModel, episode: Episode, other: Episode | None, options: Options, key: jax.Array
 ) -> Iterator[tuple[str, dict[str, np.ndarray], list[str] | None]]:
-    """What else was asked for: a name, rows of pictures by title, and labels of the columns if they are no steps."""
+    """Yields each requested extra: a name, rows of pictures by title, and column labels if they are not steps."""
     from denoised_mdp.analysis import counterfactual
 
     seen = counterfactual.Seen(episode.observation, episode.action)

@@ -1,15 +1,15 @@
-"""What is believed: the world model, its parts, and what they are made of. It knows no configuration and no disk.
+"""The world model, its parts and their building blocks. It depends on neither the configuration nor the disk.
 
-protocol        what others need of any world model, and of a batch
+protocol        the interfaces of a batch, of the dynamics and of any world model
 world_model     the paper's: encoder, transition, decoder, reward heads; Eq. 4
 transition      the graph: priors, posteriors, filtering, open-loop prediction
 tia             a baseline, Task Informed Abstractions: two latents, a mask, the adversary
-latent          x, y and z, and what each of them is
+latent          the latent state: its parts x, y and z
 distributions   Gaussians, their KL, the policy's squashed one
-nets            encoder, decoder, GRU, heads, and how they are initialised
-convolutions    strided and transposed ones, in the form that is fastest on the device
+nets            encoder, decoder, GRU, heads, and their initialisation
+convolutions    strided and transposed convolutions, in the form that is fastest on the device
 reconstruction  the pictures' squared error
-chunks          sums over a long axis, some of it at a time
+chunks          means over a long axis, part by part
 sharding        how a batch stays divided among devices
 optimizer       Adam, and clipping
 """

@@ -1,4 +1,4 @@
-"""How a KL teaches its two sides: the prior to predict, the posterior to say nothing that could not be predicted."""
+"""The gradients of a KL: they train the prior to predict, and the posterior to stay predictable."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from denoised_mdp.model.distributions import Normal
 class Balance(NamedTuple):
     """Weights of a KL's gradients (KL balancing: DreamerV2, Algorithm 2; DreamerV3, Eq. 5).
 
-    1, 1 and a floor on both sides is the KL with free nats of Eq. 4.
+    Weights of 1 and a floor on both sides give the KL with free nats of Eq. 4.
     """
 
-    prior: float = 1.0  # how strongly KL(sg(q) || p) teaches the prior
-    posterior: float = 1.0  # and KL(q || sg(p)) the posterior
-    floor_prior: bool = True  # whether the prior too learns nothing below the free nats
+    prior: float = 1.0  # of KL(sg(q) || p), which trains the prior
+    posterior: float = 1.0  # of KL(q || sg(p)), which trains the posterior
+    floor_prior: bool = True  # whether the prior, too, gets no gradient below the free nats
 
     def kl(self, q: Normal, p: Normal, free_nats: jax.typing.ArrayLike) -> jax.Array:
-        """[B], max(free_nats, KL(q || p)) in nats, whose gradients towards q and p have their own weights."""
+        """Returns max(free_nats, KL(q || p)) [B] in nats, with separate weights on the gradients towards q and p."""
         stop = jax.lax.stop_gradient
         to_prior, to_posterior = stopped(q).kl(p), q.kl(stopped(p))
         to_posterior = jnp.maximum(free_nats, to_posterior)
@@ -32,5 +32,5 @@ class Balance(NamedTuple):
 
 
 def stopped(distribution: Normal) -> Normal:
-    """The same distribution, through which no gradient goes."""
+    """Returns the same distribution with its gradients stopped."""
     return jax.tree.map(jax.lax.stop_gradient, distribution)

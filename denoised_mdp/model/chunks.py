@@ -1,4 +1,4 @@
-"""Means over a long axis, part by part: on a CPU what a part needs stays in the cache, and is then forgotten."""
+"""Means over a long axis, part by part: on a CPU the arrays of one part stay in the cache and are then freed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 def mean_over_parts(
     function: Callable[..., tuple[Any, Any]], arrays: tuple[Any, ...], axes: tuple[int, ...], *, at_a_time: int
 ) -> tuple[Any, Any]:
-    """A function of N items, which lie along `axes` of `arrays`, part by part: (its mean, its rows [N, ...]).
+    """Applies a function to N items along `axes` of `arrays`, part by part; returns its mean and its rows [N, ...].
 
-    function: parts of the arrays -> (what is a mean over items, rows with an item each, or None). A mean over items is
-    so computed exactly. Only a CPU has several parts: equal ones, as large as divides N, of at most `at_a_time`.
+    function: parts of the arrays -> (a mean over items, rows with one item each, or None). The mean over all items is
+    exact. Only a CPU uses several parts: equal ones of at most `at_a_time` items, the largest size that divides N.
     """
     count = jax.tree.leaves(arrays[0])[0].shape[axes[0]]
     part = max(n for n in range(1, min(count, at_a_time) + 1) if count % n == 0)

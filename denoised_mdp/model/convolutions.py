@@ -1,13 +1,13 @@
-"""Layers of strided convolutions and transposed ones without padding, in the form that is fastest on the device.
+"""Strided convolutions and transposed convolutions without padding, in the form that is fastest on the device.
 
-A GPU gets the plain operations, but for transposed convolutions of few colours or of single points: on an H100 these
-take 1.5 to 4.5 times as long as products (docs/performance.md). XLA's CPU backend takes fifty times as long for the
-gradient of a strided convolution with respect to its kernel as for a matrix product of the same arithmetic, so there
-everything is a matrix product: of the `patches` of a picture, and, the other way round, of the pieces whose `overlap`
-is the picture. Each is the transpose of the other. A layer goes through the batch a few pictures at a time: their
-patches stay in the cache.
+A GPU runs the plain operations, except for transposed convolutions of few colours or of single points: on an H100 these
+take 1.5 to 4.5 times as long as matrix products (docs/performance.md). XLA's CPU backend takes fifty times as long for
+the gradient of a strided convolution with respect to its kernel as for a matrix product of the same arithmetic, so on a
+CPU every layer is a matrix product: a convolution of the `patches` of a picture, a transposed one of pieces whose
+`overlap` is the picture. `patches` and `overlap` are transposes of each other. A layer processes a few pictures of the
+batch at a time, so their patches stay in the cache.
 
-The precision of the pictures is that of the products; kernels, biases and their gradients are float32.
+The products have the precision of the pictures; kernels, biases and their gradients are float32.
 Shapes: N = pictures, H W = their height and width, C = channels in, O = channels out, k = kernel, s = stride.
 """
 
@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-FEW_COLOURS = 6  # TIA's decoders draw as many
-CACHE_BYTES = 4 * 2**20  # of patches at a time
+FEW_COLOURS = 6  # the number that TIA's decoders output
+CACHE_BYTES = 4 * 2**20  # of the patches that are in use at a time
 
 
 def conv(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, *, relu: bool) -> jax.Array:
@@ -33,7 +33,7 @@ def conv(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, *, 
 
 
 def conv_transpose(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, *, relu: bool) -> jax.Array:
-    """[N, H, W, C], [k, k, C, O], [O] -> [N, s (H - 1) + k, s (W - 1) + k, O]: the kernel is not turned, as in lax."""
+    """[N, H, W, C], [k, k, C, O], [O] -> [N, s (H - 1) + k, s (W - 1) + k, O]: the kernel is not flipped, as in lax."""
     few_colours, points = kernel.shape[-1] <= FEW_COLOURS, images.shape[1:3] == (1, 1)
     if not (_on_cpu() or few_colours or points):
         return plain_conv_transpose(images, kernel, bias, stride, relu=relu)
@@ -49,7 +49,7 @@ def product_conv_transpose(
     images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, *, relu: bool
 ) -> jax.Array:
     """`conv_transpose` as matrix products whose pieces overlap."""
-    turned = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)  # what each input adds around it
+    turned = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)  # what each input adds
     return _conv_transpose(images, turned, bias, kernel.shape[0], stride, relu)
 
 
@@ -72,14 +72,14 @@ def plain_conv_transpose(
 
 
 def patches(images: jax.Array, kernel: int, stride: int) -> jax.Array:
-    """[N, H, W, C] -> [N h w, k k C]: what a convolution sees at each of its h x w places.
+    """[N, H, W, C] -> [N h w, k k C]: the inputs of a convolution at each of its h x w places.
 
-    First what each place sees of a row, then the rows below one another: long runs of memory are copied. The barriers
-    keep XLA from fusing both copies, and whatever made the images, into one loop over single numbers.
+    Copies the pixels of each place within a row first, then stacks the rows: both copy long runs of memory. The
+    barriers keep XLA from fusing both copies, and the producer of the images, into one loop over single numbers.
     """
     count, height, width, channels = images.shape
     h, w = (_places(side, kernel, stride) for side in (height, width))
-    steps = -(-kernel // stride)  # of the stride, in a kernel
+    steps = -(-kernel // stride)  # strides in a kernel, rounded up
     missing = max(0, stride * (w + steps - 1) - width)
     rows = jnp.pad(images, ((0, 0), (0, 0), (0, missing), (0, 0)))[:, :, : stride * (w + steps - 1)]
     rows = jax.lax.optimization_barrier(rows).reshape(count, height, w + steps - 1, stride * channels)
@@ -90,10 +90,10 @@ def patches(images: jax.Array, kernel: int, stride: int) -> jax.Array:
 
 
 def overlap(pieces: jax.Array, stride: int) -> jax.Array:
-    """[N, h, w, k, k, C] -> [N, s (h - 1) + k, s (w - 1) + k, C]: the sum of pieces laid a stride apart.
+    """[N, h, w, k, k, C] -> [N, s (h - 1) + k, s (w - 1) + k, C]: the sum of pieces that are placed a stride apart.
 
-    Pixels whose coordinates have the same remainders after division by the stride are one small picture, to which the
-    same places of all pieces belong; these pictures are summed one by one and then interlaced.
+    Pixels whose coordinates have the same remainders after division by the stride form one small picture; the same
+    places of all pieces contribute to it. These pictures are summed one by one and then interlaced.
     """
     count, h, w, kernel, _, channels = pieces.shape
     if h == w == 1:
@@ -136,7 +136,7 @@ def _conv_forward(images, matrix, bias, size, stride, relu):
 
 
 def _conv_backward(size, stride, relu, saved, gradient):
-    """The patches are made again: keeping them would take four times the memory of the images."""
+    """Computes the patches again: keeping them would take four times the memory of the images."""
     images, matrix, outputs = saved
     h, w, channels = gradient.shape[1:]
     nothing = (jnp.zeros_like(matrix), jnp.zeros(channels, matrix.dtype))
@@ -202,10 +202,10 @@ _conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
 def _in_chunks(layer: Callable, total: Any, arrays: Any, *, images_bytes: int) -> tuple[Any, jax.Array]:
-    """A scan of `layer` over the pictures of `arrays`, so many at a time that their patches fit the cache.
+    """Scans `layer` over the pictures of `arrays`, in chunks whose patches fit the cache.
 
-    layer: (total, some of the arrays) -> (total, outputs); images_bytes: patches of one picture. What is missing in the
-    last chunk is filled with zeros, which add nothing to any total of gradients.
+    layer: (total, a chunk of the arrays) -> (total, outputs); images_bytes: size of the patches of one picture. Zeros
+    pad the last chunk; they add nothing to any total of gradients.
     """
     count = jax.tree.leaves(arrays)[0].shape[0]
     chunk = min(count, max(1, CACHE_BYTES // images_bytes)) if _on_cpu() else count

@@ -22,23 +22,23 @@ class Normal(NamedTuple):
     stddev: jax.Array  # [B, S], positive
 
     def at(self, noise: jax.Array) -> jax.Array:
-        """[B, S], the sample that standard normal `noise` [B, S] stands for (reparameterised)."""
+        """Returns the sample [B, S] for standard normal `noise` [B, S] (reparameterised)."""
         return self.mean + self.stddev * noise
 
     def log_prob(self, value: Array) -> jax.Array:
-        """[B], in nats."""
+        """Returns the log-density [B] in nats."""
         standard = (value - self.mean) / self.stddev
         return jnp.sum(-0.5 * standard**2 - jnp.log(self.stddev) - HALF_LOG_2PI, axis=-1)
 
     def kl(self, other: Normal) -> jax.Array:
-        """[B], KL(self || other) in nats."""
+        """Returns KL(self || other) [B] in nats."""
         ratio = self.stddev / other.stddev
         distance = (self.mean - other.mean) / other.stddev
         return jnp.sum(0.5 * (ratio**2 + distance**2 - 1) - jnp.log(ratio), axis=-1)
 
 
 def _log_tanh_slope(u: jax.Array) -> jax.Array:
-    """[B], log |d tanh(u) / du| summed over [B, A], in the form that stays finite where tanh saturates."""
+    """Returns log |d tanh(u) / du| [B], summed over [B, A], in a form that stays finite where tanh saturates."""
     return jnp.sum(2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u)), axis=-1)
 
 
@@ -49,28 +49,28 @@ class TanhNormal(NamedTuple):
     stddev: jax.Array  # [B, A], before the tanh
 
     def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The action [B, A] that standard normal `noise` [B, A] stands for, and its log-density [B] in nats."""
+        """Returns the action [B, A] for standard normal `noise` [B, A], and its log-density [B] in nats."""
         base = Normal(self.mean, self.stddev)
         u = base.at(noise)
         return jnp.tanh(u), base.log_prob(u) - _log_tanh_slope(u)
 
     def log_prob(self, action: jax.Array, limit: float = 0.999) -> jax.Array:
-        """[B], the log-density in nats of an action [B, A], clipped to +-`limit` for a finite pre-image."""
+        """Returns the log-density [B] in nats of an action [B, A], clipped to +-`limit` for a finite pre-image."""
         u = jnp.arctanh(jnp.clip(action, -limit, limit))
         return Normal(self.mean, self.stddev).log_prob(u) - _log_tanh_slope(u)
 
     def score(self, noise: jax.Array) -> jax.Array:
-        """[B], the log-density of the sample that `noise` [B, A] stands for, which counts as given."""
+        """Returns the log-density [B] of the sample for `noise` [B, A], without gradients through the sample."""
         base = Normal(self.mean, self.stddev)
         u = jax.lax.stop_gradient(base.at(noise))
         return base.log_prob(u) - _log_tanh_slope(u)
 
     def entropy(self, noise: jax.Array) -> jax.Array:
-        """[B], in nats, estimated from the sample that `noise` [B, A] stands for."""
+        """Returns the entropy [B] in nats, estimated from the sample for `noise` [B, A]."""
         return -self.sample_and_log_prob(noise)[1]
 
     def mode(self, key: jax.Array, samples: int) -> jax.Array:
-        """[B, A], the likeliest of `samples` samples (the reference's evaluation action)."""
+        """Returns the likeliest of `samples` samples, [B, A] (the reference's evaluation action)."""
         noise = jax.random.normal(key, (samples, *self.mean.shape))
         candidates, log_probs = jax.vmap(self.sample_and_log_prob)(noise)
         best = jnp.argmax(log_probs, axis=0)
@@ -84,7 +84,7 @@ class ClippedNormal(NamedTuple):
     stddev: jax.Array  # [B, A]
 
     def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The action [B, A] that standard normal `noise` [B, A] stands for, and its log-density [B] in nats.
+        """Returns the action [B, A] for standard normal `noise` [B, A], and its log-density [B] in nats.
 
         Gradients pass the clip as if it were not there, so that an action at the bound can leave it.
         """
@@ -93,16 +93,16 @@ class ClippedNormal(NamedTuple):
         return u + jax.lax.stop_gradient(jnp.clip(u, -1, 1) - u), base.log_prob(u)
 
     def score(self, noise: jax.Array) -> jax.Array:
-        """[B], the log-density of the sample that `noise` [B, A] stands for, which counts as given."""
+        """Returns the log-density [B] of the sample for `noise` [B, A], without gradients through the sample."""
         base = Normal(self.mean, self.stddev)
         return base.log_prob(jax.lax.stop_gradient(base.at(noise)))
 
     def entropy(self, noise: jax.Array) -> jax.Array:
-        """[B], in nats, exactly; of `noise` [B, A] nothing is needed."""
+        """Returns the exact entropy [B] in nats; `noise` [B, A] is not used."""
         del noise
         return jnp.sum(jnp.log(self.stddev) + HALF_LOG_2PI + 0.5, axis=-1)
 
     def mode(self, key: jax.Array, samples: int) -> jax.Array:
-        """[B, A], the mean; nothing is drawn."""
+        """Returns the mean [B, A], without sampling."""
         del key, samples
         return self.mean

@@ -1,6 +1,6 @@
-"""How much of the reward a model explains, now and a few steps ahead: what a policy can learn on.
+"""The share of the reward that a model explains, now and a few steps ahead: the basis on which a policy learns.
 
-The cheap figures of `analysis/diagnosis.py`, on the batches of training. Shapes: T = time, B = batch, A = action.
+The cheap figures of `analysis/diagnosis.py`, computed on training batches. Shapes: T = time, B = batch, A = action.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from denoised_mdp.model.latent import Factor, Latent
 from denoised_mdp.model.protocol import Batch, WorldModel
 
-MOST_STEPS = 10  # that are looked ahead
-LEAST = -1.0  # below it an R2 says no more, and one batch of equal rewards would spoil a mean of many
+MOST_STEPS = 10  # of the open-loop prediction
+LEAST = -1.0  # a lower R2 carries no more information, and one batch of equal rewards would dominate a mean
 
 
 def figures(world_model: WorldModel, s: Latent[Factor], batch: Batch) -> dict[str, jax.Array]:
-    """R2 of the reward from filtered latents [T, B], of r_x open-loop, and the share of its variance in r_y."""
+    """Returns R2 of the reward from filtered latents [T, B], R2 of r_x open-loop, and the variance share of r_y."""
     reward, predicted = jnp.asarray(batch.reward), world_model.reward(s.x, s.y)
     of_y = predicted - world_model.x_reward(s.x)
     return {
@@ -27,9 +27,9 @@ def figures(world_model: WorldModel, s: Latent[Factor], batch: Batch) -> dict[st
 
 
 def ahead(world_model: WorldModel, x: Factor, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """[K, B] each: r_x, the reward, and 1 where both are of one episode, for the later half of the steps looked ahead.
+    """Returns r_x, the reward, and 1 where both belong to one episode, [K, B] each, for the later half of the steps.
 
-    From the row at a quarter of T on, x follows the means of its priors and the recorded actions, without a picture.
+    From the row at a quarter of T on, x follows the means of its priors under the recorded actions, without pictures.
     """
     start = batch.reward.shape[0] // 4
     stop = min(batch.reward.shape[0], start + 1 + MOST_STEPS)
@@ -47,7 +47,7 @@ def ahead(world_model: WorldModel, x: Factor, batch: Batch) -> tuple[jax.Array, 
 
 
 def r2(predicted: jax.Array, true: jax.Array, weight: jax.Array) -> jax.Array:
-    """[], the share of the variance that is explained, at least `LEAST`; all [K, B]."""
+    """Returns the share [] of the variance that is explained, at least `LEAST`; all arguments are [K, B]."""
     total = jnp.maximum(jnp.sum(weight), 1.0)
     mean = jnp.sum(weight * true) / total
     error, variance = (jnp.sum(weight * (true - v) ** 2) / total for v in (predicted, mean))

@@ -23,38 +23,38 @@ class Factor(NamedTuple):
 
     @property
     def features(self) -> jax.Array:
-        """[B, N + S], what networks see of a part."""
+        """[B, N + S], the form in which networks take a part."""
         return jnp.concatenate([self.belief, self.state], axis=-1)
 
 
 class Latent(NamedTuple, Generic[T]):
-    """Something for each of the three parts: a `Factor`, a `Normal`, an array of noise."""
+    """One value for each of the three parts: a `Factor`, a `Normal`, an array of noise."""
 
     x: T  # controllable and reward-relevant: the signal, the only part that a policy sees
     y: T  # moves on its own
     z: T  # controllable, never rewarded
 
 
-NOISE_PARTS = Latent._fields[1:]  # what the policy does not see
+NOISE_PARTS = Latent._fields[1:]  # the parts that the policy does not see
 
 
 def by_name(value_of: Callable[[str], T]) -> Latent[T]:
-    """Something for each part, made from the part's name."""
+    """Returns one value for each part, made from the part's name."""
     return Latent(*map(value_of, Latent._fields))
 
 
 def features(latent: Latent[Factor]) -> jax.Array:
-    """[B, sum of all widths], what the decoder sees."""
+    """Returns the decoder's input [B, sum of all widths]."""
     return jnp.concatenate([part.features for part in latent], axis=-1)
 
 
 def standard_normals(key: jax.Array, state: Latent[int], batch: tuple[int, ...]) -> Latent[jax.Array]:
-    """The noise [batch, S] of each part, of states of these widths."""
+    """Draws the noise [batch, S] of each part, for states of these widths."""
     keys = jax.random.split(key, len(state))
     return Latent(*(jax.random.normal(k, (*batch, s)) for k, s in zip(keys, state, strict=True)))
 
 
 def zeros(belief: Latent[int], state: Latent[int], batch: tuple[int, ...]) -> Latent[Factor]:
-    """A latent [batch, width] of zeros, of parts of these widths: before the first observation nothing is known."""
+    """Returns a latent [batch, width] of zeros, for parts of these widths: the state before the first observation."""
     widths = zip(belief, state, strict=True)
     return Latent(*(Factor(jnp.zeros((*batch, n)), jnp.zeros((*batch, m))) for n, m in widths))

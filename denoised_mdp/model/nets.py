@@ -26,7 +26,7 @@ Initializer = Callable[..., jax.Array]
 
 
 def uniform(fan_in: int) -> Initializer:
-    """Uniform in +-1/sqrt(fan_in); a network without inputs starts at zero."""
+    """Returns an initializer uniform in +-1/sqrt(fan_in); a network without inputs starts at zero."""
     bound = fan_in**-0.5 if fan_in else 0.0
 
     def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -36,7 +36,7 @@ def uniform(fan_in: int) -> Initializer:
 
 
 def product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
-    """a @ b of float32 matrices, in float32; with precision=bfloat16 of rounded ones, and so are its gradients."""
+    """Returns a @ b of float32 matrices in float32; precision=bfloat16 rounds the factors, in the gradients too."""
     return a @ b if precision == "float32" else _rounded_product(a, b, precision)
 
 
@@ -59,10 +59,10 @@ _rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)
 
 
 def set_precision(modules: Any, precision: str) -> None:
-    """Has every layer in a pytree of modules take its products in `precision`: float32, or bfloat16.
+    """Makes every layer in a pytree of modules compute its products in `precision`: float32, or bfloat16.
 
-    To be called once, where the modules are made. Parameters stay float32, and so does what is between the layers but
-    for the pictures inside a stack of convolutions.
+    Called once, where the modules are made. Parameters stay float32, and so do the values between layers, except the
+    pictures inside a stack of convolutions.
     """
     for module in jax.tree.leaves(modules, is_leaf=lambda node: isinstance(node, nnx.Module)):
         if isinstance(module, nnx.Module):
@@ -72,7 +72,7 @@ def set_precision(modules: Any, precision: str) -> None:
 
 
 class Linear(nnx.Module):
-    """[B, inputs] -> [B, outputs]. `fan_in` counts inputs that arrive through another layer of the same sum.
+    """[B, inputs] -> [B, outputs]. `fan_in` also counts inputs that arrive through another layer of the same sum.
 
     All leading axes become one: XLA's CPU backend takes twice as long for a product with several of them.
     """
@@ -92,7 +92,7 @@ class Linear(nnx.Module):
 
 
 class Style(NamedTuple):
-    """What stands between two dense layers. The paper has no norm and ELU, DreamerV3 an RMS norm and SiLU."""
+    """Norm and activation between two dense layers. The paper has ELU without a norm, DreamerV3 RMS norm and SiLU."""
 
     norm: Literal["none", "rms"] = "none"
     activation: Literal["elu", "silu"] = "elu"
@@ -114,7 +114,7 @@ class RMSNorm(nnx.Module):
 
 
 class Activation(nnx.Module):
-    """What a `Style` puts after a layer of this width: its norm, then its activation. [B, width] -> [B, width]."""
+    """The norm of a `Style` for a layer of this width, then its activation. [B, width] -> [B, width]."""
 
     def __init__(self, style: Style, width: int):
         self.norm = RMSNorm(width) if style.norm == "rms" else None
@@ -128,7 +128,7 @@ class Activation(nnx.Module):
 class MLP(nnx.Module):
     """[B, inputs] -> [B, outputs], with an `Activation` after each layer but the last.
 
-    output_scale: times the initial weights and biases of the last layer; 0 lets every output start at 0.
+    output_scale: a factor on the initial weights and biases of the last layer; with 0 every output starts at 0.
     """
 
     def __init__(
@@ -159,8 +159,8 @@ class MLP(nnx.Module):
 class GRU(nnx.Module):
     """Gated recurrent unit with the reference's two bias vectors: the reset gate also scales the hidden bias.
 
-    With norm="rms" it is DreamerV2's: all gates are normalised together, the reset gate scales the candidate whole, and
-    the update gate starts nearly closed, so that a belief is kept unless there is reason to change it.
+    With norm="rms" it is DreamerV2's: all gates are normalised together, the reset gate scales the whole candidate, and
+    the update gate starts nearly closed, so that a belief is kept by default.
     """
 
     def __init__(self, inputs: int, hidden: int, rngs: nnx.Rngs, *, norm: Literal["none", "rms"] = "none"):
@@ -192,7 +192,7 @@ RMS_EPSILON = 1e-6
 PATCHES = (4, 2, 2)  # side of a patch in each layer of the patch encoder, in pixels or cells
 
 # Convolutional encoder and decoder, Tables 3 and 4 of the paper: (width, kernel, stride) of each layer, but for the
-# decoder's last. A width counts in features of the encoder's first layer, of which the paper has 32.
+# decoder's last. A width is a multiple of the features of the encoder's first layer, of which the paper has 32.
 CONV_ENCODER = {
     64: ((1, 4, 2), (2, 4, 2), (4, 4, 2), (8, 4, 2)),
     96: ((1, 4, 2), (2, 4, 2), (4, 4, 2), (8, 4, 2), (8, 3, 1)),
@@ -205,7 +205,7 @@ LAST = (6, 2)  # kernel, stride of the decoder's last layer
 
 
 class Conv(nnx.Module):
-    """Parameters of a convolution: kernel [k, k, C, O], bias [O]. `fan_in` decides how they start."""
+    """Parameters of a convolution: kernel [k, k, C, O], bias [O]. `fan_in` sets their initial range."""
 
     def __init__(self, inputs: int, outputs: int, size: int, rngs: nnx.Rngs, *, fan_in: int):
         init = uniform(fan_in)
@@ -244,7 +244,7 @@ class ConvDecoder(nnx.Module):
         shapes.append((colours, *LAST))
         self.strides = tuple(stride for _, _, stride in shapes)
         for outputs, kernel, _ in shapes:
-            # PyTorch counts a transposed convolution's outputs
+            # PyTorch computes the fan_in of a transposed convolution from its outputs
             layers.append(Conv(channels, outputs, kernel, rngs, fan_in=outputs * kernel * kernel))
             channels = outputs
         self.layers = nnx.List(layers)
@@ -272,9 +272,9 @@ def from_patches(cells: jax.Array, size: int) -> jax.Array:
 
 
 class PatchEncoder(nnx.Module):
-    """Images [B, H, W, 3] -> embeddings [B, E] by matrix products alone, which CPU cores do best.
+    """Images [B, H, W, 3] -> embeddings [B, E] by matrix products alone, which suit CPU cores best.
 
-    Our own, for `size=small`: each layer maps every patch of its map to one cell, patches do not overlap.
+    Our own, for `size=small`: each layer maps every patch of its input to one cell; patches do not overlap.
     """
 
     def __init__(self, image_size: int, channels: Sequence[int], embedding: int, rngs: nnx.Rngs):
@@ -291,7 +291,7 @@ class PatchEncoder(nnx.Module):
 
 
 class PatchDecoder(nnx.Module):
-    """Latent features [B, L] -> image means [B, H, W, C] by matrix products alone: `PatchEncoder` turned around."""
+    """Latent features [B, L] -> image means [B, H, W, C] by matrix products alone: `PatchEncoder` in reverse."""
 
     def __init__(
         self,

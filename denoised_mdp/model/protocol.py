@@ -1,6 +1,6 @@
-"""What the parts of this code need of each other: experience, the dynamics of the latents, and a world model.
+"""The interfaces between modules: experience, the dynamics of the latents, and a world model.
 
-`WorldModel` is what acting, learning to act and measuring need of any model: `world_model.py` holds one, `tia.py`
+`WorldModel` lists what acting, learning to act and measuring need of any model: `world_model.py` holds one, `tia.py`
 another.
 Shapes: T = time, B = batch, H W = image, A = action.
 """
@@ -18,7 +18,7 @@ from denoised_mdp.model.latent import Factor, Latent
 
 
 class Batch(Protocol):
-    """Sequences of experience; one of the K in a `replay.Batch` is one. Row t: what action[t] led to."""
+    """Sequences of experience, such as one of the K in a `replay.Batch`. Row t holds the result of action[t]."""
 
     @property
     def observation(self) -> Array: ...  # [T, B, H, W, 3] uint8
@@ -33,7 +33,7 @@ class Batch(Protocol):
 
 
 class Dynamics(Protocol):
-    """Priors and posteriors. What the methods take and return is said at `Transition`'s."""
+    """Priors and posteriors. The methods of `Transition` document arguments and results."""
 
     @property
     def belief(self) -> Latent[int]: ...
@@ -51,7 +51,7 @@ class WorldModel(Protocol):
     """A pytree of parameters with these methods. A policy sees x alone."""
 
     @property
-    def encoder(self) -> Callable[[jax.Array], jax.Array]: ...  # through which x sees pictures; [B, H, W, 3] -> [B, E]
+    def encoder(self) -> Callable[[jax.Array], jax.Array]: ...  # of the pictures that x sees; [B, H, W, 3] -> [B, E]
     @property
     def transition(self) -> Dynamics: ...
     @property

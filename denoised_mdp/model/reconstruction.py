@@ -1,7 +1,7 @@
-"""How far decoded pictures are from those seen, and its gradient, a few pictures at a time.
+"""The error of decoded pictures, and its gradient, computed for a few pictures at a time.
 
-A decoder's layers are the largest arrays of an update. The loss is a mean over pictures, so some of them at a time can
-be decoded, compared and differentiated, and the layers forgotten: the same mean in a fraction of the memory.
+A decoder's layers are the largest arrays of an update. The loss is a mean over pictures, so a few of them at a time can
+be decoded, compared and differentiated, and their layers freed: the same mean in a fraction of the memory.
 
 Shapes: L = latent features, H W = image.
 """
@@ -21,13 +21,13 @@ PICTURES_AT_A_TIME = 256  # on a CPU
 
 
 def pixels(observation: Array) -> jax.Array:
-    """uint8 in 0..255 -> float in -0.5..0.5, what encoder and decoder speak."""
+    """uint8 in 0..255 -> float in -0.5..0.5, the units of encoder and decoder."""
     return jnp.asarray(observation, jnp.float32) / 255 - 0.5
 
 
 @jax.custom_vjp
 def squared_error(decoder: Callable[[jax.Array], jax.Array], features: jax.Array, observation: Array) -> jax.Array:
-    """[], a picture's squared error, summed over its pixels: the mean over all pictures.
+    """Returns the squared error [] of a picture, summed over its pixels, as a mean over all pictures.
 
     decoder: a pytree of parameters, [B, L] -> [B, H, W, 3]; features: [..., L]; observation: [..., H, W, 3] uint8.
     """
@@ -39,7 +39,7 @@ def _mean_error(decoder: Any, features: jax.Array, observation: jax.Array) -> ja
 
 
 def _forward(decoder, features, observation):
-    """The gradients are made here, where the decoder's layers are at hand; the way back only scales them."""
+    """Computes the gradients already, while the decoder's layers are in memory; `_backward` only scales them."""
 
     def both(features, observation):
         error, (to_decoder, to_features) = jax.value_and_grad(_mean_error, (0, 1))(decoder, features, observation)

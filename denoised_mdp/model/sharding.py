@@ -1,6 +1,6 @@
-"""Where arrays lie when a program is divided among devices: the axis of the mesh, and how a merged one keeps it.
+"""The placement of arrays when a program is divided among devices: the axis of the mesh, also for merged axes.
 
-A model says so of its own arrays and knows nothing of which devices there are; outside such a mesh it changes nothing.
+A model marks its own arrays and does not depend on the devices; outside such a mesh the mark changes nothing.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import jax
 from jax.sharding import PartitionSpec
 
-AXIS = "batch"  # of the mesh: along it the B sequences of a batch are divided, or the seeds that learn together
+AXIS = "batch"  # of the mesh: it divides the B sequences of a batch, or the seeds that learn together
 
 
 def spread(array: jax.Array) -> jax.Array:
-    """[N, ...] divided along N where a batch is divided, and else as it is.
+    """Divides [N, ...] along N where a batch is divided; elsewhere returns it unchanged.
 
-    For N = T B merged: XLA cannot tell that it is divided where B is, and each device would compute all of it.
+    This is for a merged N = T B: XLA cannot infer its division from that of B, and each device would compute all of it.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if AXIS not in mesh.axis_names or array.shape[0] % mesh.shape[AXIS]:

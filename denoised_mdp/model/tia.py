@@ -1,13 +1,13 @@
-"""Task Informed Abstractions (TIA; Fu et al., ICML 2021), a baseline of the paper, with x and y in its parts.
+"""Task Informed Abstractions (TIA; Fu et al., ICML 2021), a baseline of the paper, with the parts x and y.
 
     x   the task's latent s+: the reward is predicted from it, and the policy sees it
-    y   the distractor's s-: it is made to say nothing about the reward, and to explain the picture by itself
+    y   the distractor's s-: it is trained to carry nothing about the reward, and to explain the picture by itself
 
     priors      p(x'|x,a)     p(y'|y,a)         each is a world model of its own, and both see the action
     posteriors  q(x'|h_x,o)   q(y'|h_y,o)       each with its own encoder
-    picture     N(m o_x + (1 - m) o_y, 1)       o_x and o_y drawn from x and y, the mask m from what both decoders say
+    picture     N(m o_x + (1 - m) o_y, 1)       o_x and o_y drawn from x and y, the mask m from both decoders' outputs
 
-An adversary, a reward head on y, is fitted anew before each update; y is then changed so that it fails.
+An adversary, a reward head on y, is fitted before each update; y is then trained to make the adversary fail.
 Shapes: T = time, B = batch, H W = image, A = action, S = width of a state, D = width of y's features.
 """
 
@@ -67,7 +67,7 @@ class Stream(nnx.Module):
 
 
 class Task(nnx.Module):
-    """What is learned for x."""
+    """The networks learned for x."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Task(nnx.Module):
 
 
 class Distractor(nnx.Module):
-    """What is learned for y. The decoder draws the whole picture, so that y does not leave it all to x."""
+    """The networks learned for y. The decoder draws the whole picture, so that y does not leave it all to x."""
 
     def __init__(self, stream: Stream, decoder: nnx.Module):
         self.stream, self.decoder = stream, decoder
@@ -101,7 +101,7 @@ class Layers(NamedTuple):
 
 
 class Mixer(nnx.Module):
-    """Two decoders of six channels, a picture and what each says to the mask."""
+    """Two decoders of six channels each: a picture, and an input of the mask."""
 
     def __init__(self, decoder_x: nnx.Module, decoder_y: nnx.Module, rngs: nnx.Rngs):
         self.decoder_x, self.decoder_y = decoder_x, decoder_y
@@ -115,7 +115,7 @@ class Mixer(nnx.Module):
 
 
 class Streams(NamedTuple):
-    """The transition: both streams side by side, and no other part. What the methods take is said at `Transition`'s."""
+    """The transition: both streams side by side, and no other part. `Transition` documents the methods' arguments."""
 
     x: Stream
     y: Stream
@@ -129,7 +129,7 @@ class Streams(NamedTuple):
         return by_name(lambda part: getattr(self, part).state if part in self._fields else 0)
 
     def noise(self, key: jax.Array, batch: tuple[int, ...]) -> Latent[jax.Array]:
-        """Standard normals [batch, S] for each part."""
+        """Draws standard normals [batch, S] for each part."""
         return standard_normals(key, self.state, batch)
 
     def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, Normal]:
@@ -153,7 +153,7 @@ class Streams(NamedTuple):
 
 
 class TIA(NamedTuple):
-    """A `WorldModel`, as four sets of parameters that are learned apart."""
+    """A `WorldModel`, as four sets of parameters that are learned separately."""
 
     task: Task
     distractor: Distractor
@@ -173,7 +173,7 @@ class TIA(NamedTuple):
         return None
 
     def evidence(self, observation: Array) -> tuple[jax.Array, jax.Array]:
-        """What pictures [B, H, W, 3] uint8 say to the posteriors of x and of y."""
+        """Returns the contribution of pictures [B, H, W, 3] uint8 to the posteriors of x and of y."""
         pictures = pixels(observation)
         return self.task.stream.evidence(pictures), self.distractor.stream.evidence(pictures)
 
@@ -197,7 +197,7 @@ class TIA(NamedTuple):
         return mask * of_x + (1 - mask) * of_y
 
     def layers(self, s: Latent[Factor]) -> OrderedDict[str, jax.Array]:
-        """By title, what the picture is mixed from, [B, H, W, 3] each."""
+        """Returns the layers that the picture is mixed from, by title, [B, H, W, 3] each."""
         of_x, of_y, mask = self.mixer(s.x, s.y)
         white = jnp.broadcast_to(mask - 0.5, of_x.shape)
         return OrderedDict({"task: drawn from x": of_x, "distractor: drawn from y": of_y, "mask: white is x": white})
@@ -213,19 +213,19 @@ class TIA(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """The weights of the loss, by the letters of TIA's paper where it has one."""
+    """The weights of the loss, named by the letters of TIA's paper where it has one."""
 
     alpha: float  # on both KL terms
     free_nats: Latent[float]  # each element of KL [T, B] counts at least this much
     reward_weight: float  # on -log p(r|x)
-    lambda_radv: float  # on what the adversary gets wrong
+    lambda_radv: float  # on the adversary's log-likelihood
     lambda_os: float  # on the distractor's own picture
     balance: Balance = Balance()  # of each KL, between its prior and its posterior
     normalize_reward: bool = False  # divides reward_weight by the variance of the batch's rewards
 
 
 class Moments(NamedTuple):
-    """Those of the optimiser of each set of parameters of a `TIA`."""
+    """The optimiser's moments for each set of parameters of a `TIA`."""
 
     task: optax.OptState
     distractor: optax.OptState
@@ -239,15 +239,14 @@ Fit = Callable[[MLP, jax.Array, Array], tuple[MLP, optax.OptState]]  # adversary
 def model_loss(
     model: TIA, batch: Batch, noise: Latent[jax.Array], objective: Objective, fit: Fit
 ) -> tuple[jax.Array, tuple[Latent[Factor], tuple[MLP, optax.OptState], dict[str, jax.Array]]]:
-    """A mean over [T, B] of
-
+    """Returns a mean over [T, B] of
         -log p(o|x,y) - w log p(r|x) + alpha KL_x                              what the task model minimises,
-        - lambda_Os log p(o|y) + lambda_Radv log p_adversary(r|y) + alpha KL_y  and the distractor besides the picture
+        - lambda_Os log p(o|y) + lambda_Radv log p_adversary(r|y) + alpha KL_y  and the distractor, beside the picture
 
-    In one sum, because the terms of one are no function of the other. No gradient reaches the adversary, which `fit`
-    trains on the latents of this very batch.
+    One sum holds both, because the terms of one do not depend on the other. No gradient reaches the adversary, which
+    `fit` trains on the latents of this batch.
 
-    noise: standard normals [T, B, S]. Returns the loss; the filtered latents [T, B], what `fit` returned, and metrics.
+    noise: standard normals [T, B, S]. Returns the loss; the filtered latents [T, B], the result of `fit`, and metrics.
     """
     o = objective
     s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
@@ -285,35 +284,35 @@ def model_loss(
 
 
 def adversary_nll(adversary: MLP, features: jax.Array, reward: Array) -> Array:
-    """[T, B], -log p(r|y) of y's features [T, B, D] and rewards [T, B]."""
+    """Returns -log p(r|y) [T, B] for y's features [T, B, D] and rewards [T, B]."""
     return _nll(reward - adversary(features)[..., 0])
 
 
 def _nll(error: Array) -> Array:
-    """Elementwise, of a Gaussian of unit variance."""
+    """Returns the elementwise negative log-likelihood of a Gaussian of unit variance."""
     return 0.5 * error**2 + HALF_LOG_2PI
 
 
 @dataclass(frozen=True)
 class TIALearner:
-    """Numbers of the update, and the two functions that the training step calls: `init` and `update`."""
+    """Hyperparameters of the update, and the two functions that the training step calls: `init` and `update`."""
 
     objective: Objective
-    optimizer: Adam  # of task, distractor and mixer, each by itself: one's gradient does not clip another's
+    optimizer: Adam  # of task, distractor and mixer, each by itself: their gradients are clipped separately
     adversary_optimizer: Adam
     dissociation_steps: int
 
     def init(self, world_model: TIA) -> Moments:
-        """The moments before the first update."""
+        """Returns the moments before the first update."""
         task, distractor, mixer = map(self.optimizer.init, world_model[:3])
         return Moments(task, distractor, mixer, self.adversary_optimizer.init(world_model.adversary))
 
     def update(
         self, world_model: TIA, moments: Moments, batch: Batch, noise: Latent[jax.Array]
     ) -> tuple[TIA, Moments, Latent[Factor], dict[str, jax.Array]]:
-        """The model and its moments after one step, the latents [T, B] that the old one filtered, and metrics.
+        """Returns the model and its moments after one step, the latents [T, B] that the old one filtered, and metrics.
 
-        The adversary makes `dissociation_steps` steps first, and the distractor's is away from what it then knows.
+        The adversary takes `dissociation_steps` steps first; the distractor's step is against that new adversary.
         """
 
         def fit(adversary: MLP, features: jax.Array, reward: Array) -> tuple[MLP, optax.OptState]:
@@ -339,7 +338,7 @@ class TIALearner:
     def fit(
         self, adversary: MLP, moments: optax.OptState, features: jax.Array, reward: Array
     ) -> tuple[MLP, optax.OptState]:
-        """The adversary and its moments after `dissociation_steps` steps on y's features [T, B, D], which stay."""
+        """Returns the adversary and its moments after `dissociation_steps` steps on fixed features of y [T, B, D]."""
 
         def loss(adversary: MLP) -> Array:
             return jnp.mean(adversary_nll(adversary, features, reward))

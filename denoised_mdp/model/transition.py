@@ -1,4 +1,4 @@
-"""The graphical model of Fig. 2: what depends on what, written once. Filtering, acting and tests call `step`.
+"""The graphical model of Fig. 2: all dependencies, written once. Filtering, acting and tests call `step`.
 
     priors      p(x'|x,a)   p(y'|y)   p(z'|z,x',y',a)
     posteriors  q(x',y'|h_x,h_y,z,o)  in one network (h_x carries the action)   q(z'|x',y',h_z,o)
@@ -55,7 +55,7 @@ class Prior(nnx.Module):
 
 
 class Posterior(nnx.Module):
-    """[latents, embedding] -> linear, activation, linear: Gaussian parameters. The embedding's share comes hoisted."""
+    """[latents, embedding] -> linear, activation, linear: Gaussian parameters. `evidence` is the embedding's share."""
 
     def __init__(self, latents: int, embedding: int, width: int, outputs: int, rngs: nnx.Rngs, *, style: Style = PLAIN):
         self.activation = Activation(style, width)
@@ -93,15 +93,15 @@ class Transition(nnx.Module):
         self.z_posterior = Posterior(hx + sx + hy + sy + hz, embedding, hz, 2 * sz, rngs, style=style)
 
     def initial(self, batch: tuple[int, ...]) -> Latent[Factor]:
-        """All zeros [batch, width]: before the first observation nothing is known (as Dreamer)."""
+        """Returns zeros [batch, width], the state before the first observation (as Dreamer)."""
         return zeros(self.belief, self.state, batch)
 
     def noise(self, key: jax.Array, batch: tuple[int, ...]) -> Latent[jax.Array]:
-        """Standard normals [batch, S] for each part."""
+        """Draws standard normals [batch, S] for each part."""
         return standard_normals(key, self.state, batch)
 
     def evidence(self, embedding: jax.Array) -> Evidence:
-        """[B, E] -> what it adds to the posteriors."""
+        """[B, E] -> the embedding's contribution to the posteriors."""
         return Evidence(self.xy_posterior.embedding(embedding), self.z_posterior.embedding(embedding))
 
     def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, Normal]:

@@ -39,7 +39,7 @@ class Objective(NamedTuple):
     normalize_reward: bool = False  # divides that weight by the variance of the batch's rewards
     reward_y_penalty: float = 0.0  # -log p(r_y) of a Gaussian prior on r_y; 0 is the paper's, which has none
     balance: Balance = Balance()  # of each KL, between its prior and its posterior
-    decode_every: int = 1  # one picture of so many is decoded; 1 is the paper's
+    decode_every: int = 1  # one picture in this many is decoded; 1 is the paper's
 
 
 class DenoisedMDP(nnx.Module):
@@ -68,7 +68,7 @@ class DenoisedMDP(nnx.Module):
         self.continue_x = head(x, 1.0) if continue_head else None
 
     def evidence(self, observation: Array) -> Evidence:
-        """What pictures [B, H, W, 3] uint8 say to the posteriors; `Transition.step` takes it."""
+        """Returns the contribution of pictures [B, H, W, 3] uint8 to the posteriors; `Transition.step` takes it."""
         return self.transition.evidence(self.encoder(pixels(observation)))
 
     def reward(self, x: Factor, y: Factor) -> jax.Array:
@@ -80,7 +80,7 @@ class DenoisedMDP(nnx.Module):
         return self.reward_x(x.features)[..., 0]
 
     def y_reward(self, y: Factor) -> jax.Array:
-        """[B], E p(r_y|y): what of the reward is noise; 0 if there is no y."""
+        """[B], E p(r_y|y): the noise in the reward; 0 if there is no y."""
         return jnp.zeros(y.state.shape[:-1]) if self.reward_y is None else self.reward_y(y.features)[..., 0]
 
     def continuation(self, x: Factor) -> jax.Array:
@@ -94,7 +94,7 @@ class DenoisedMDP(nnx.Module):
         return self.decoder(features(s))
 
     def layers(self, s: Latent[Factor]) -> OrderedDict[str, jax.Array]:
-        """By title, pictures [B, H, W, 3] that a model mixes its own from: none here, one decoder sees all parts."""
+        """Returns the layers [B, H, W, 3] that a picture is mixed from, by title: none, one decoder sees all parts."""
         return OrderedDict()
 
     def observe(
@@ -102,8 +102,8 @@ class DenoisedMDP(nnx.Module):
     ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
         """Filters sequences from a zero latent: [T, B, H, W, 3] uint8, [T, B, A], [T, B], standard normals [T, B, S].
 
-        Returns s, q and p of every part, [T, B, ...]. The first row starts from nothing: its previous latent and
-        its action are zero, as at an episode's start (Sec. 3).
+        Returns s, q and p of every part, [T, B, ...]. The first row has no past: its previous latent and its
+        action are zero, as at an episode's start (Sec. 3).
         """
         starts = jnp.asarray(is_first).at[0].set(True)
         initial = self.transition.initial(starts.shape[1:])
@@ -116,8 +116,8 @@ def model_loss(
     """Eq. 4:  -log p(o|s) - log p(r|x,y) + alpha (beta_x KL_x + beta_y KL_y + beta_z KL_z), a mean over [T, B].
 
     The reward's term has a weight, r_y may have a prior, and with a continuation head - log p(goes on|x) is added; the
-    paper has none of these. Of the pictures one in `decode_every` is decoded: the same mean, as every row is met in as
-    many sequences.
+    paper has none of these. One picture in `decode_every` is decoded: the mean stays the same, because every row
+    occurs in equally many sequences.
 
     noise: standard normals [T, B, S]. Returns the loss, the filtered latents [T, B] and metrics, in nats.
     Free nats clip each element of a KL from below; KL_x may be split into a part with and a part without them.
@@ -163,9 +163,9 @@ Rows = TypeVar("Rows")
 
 
 def one_in(rows: Rows, every: int) -> Rows:
-    """Of arrays [T, B, ...] the rows on each `every`-th diagonal, [N, ...]; with 1 all of them, as they are.
+    """Returns the rows [N, ...] on each `every`-th diagonal of arrays [T, B, ...]; with 1 the arrays unchanged.
 
-    Sequences are drawn alike, and each row of time is met in the same share of them if `every` divides B.
+    All sequences are drawn alike, and each time step is chosen in the same share of them if `every` divides B.
     """
     if every == 1:
         return rows
@@ -182,13 +182,13 @@ class DenoisedLearner:
     optimizer: Adam
 
     def init(self, world_model: DenoisedMDP) -> optax.OptState:
-        """The optimiser's moments before the first update."""
+        """Returns the optimiser's moments before the first update."""
         return self.optimizer.init(world_model)
 
     def update(
         self, world_model: DenoisedMDP, moments: optax.OptState, batch: Batch, noise: Latent[jax.Array]
     ) -> tuple[DenoisedMDP, optax.OptState, Latent[Factor], dict[str, jax.Array]]:
-        """The model and its moments after one step, the latents [T, B] that the old one filtered, and metrics."""
+        """Returns model and moments after one step, the latents [T, B] that the old model filtered, and metrics."""
         gradients, (s, metrics) = jax.grad(model_loss, has_aux=True)(world_model, batch, noise, self.objective)
         world_model, moments, norm = self.optimizer.step(world_model, gradients, moments)
         return world_model, moments, s, metrics | {"grad_norm": norm}

@@ -1,4 +1,4 @@
-"""Against the authors' code: their weights as ours, and every number beside theirs.
+"""Comparison with the authors' code: the import of their weights, and every number beside theirs.
 
 weights  their names and layouts; import
 parity   golden files, checked array by array

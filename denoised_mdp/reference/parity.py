@@ -50,11 +50,11 @@ class Check(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All that was found out about a file."""
+    """All results for one file."""
 
     checks: list[Check]
-    missing: list[str]  # computed here and absent there
-    unchecked: list[str]  # there, and nothing here to compare with
+    missing: list[str]  # computed here, absent in the file
+    unchecked: list[str]  # in the file, without a counterpart here
 
     @property
     def agrees(self) -> bool:
@@ -63,7 +63,7 @@ class Report(NamedTuple):
 
 
 def check(path: Path) -> Report:
-    """Computes what a file says that its reference computed, and compares.
+    """Computes the arrays that a file holds from its reference, and compares.
 
     Raises:
         UserError: the file cannot be read, or a weight, an input or a setting is missing or wrong.
@@ -130,7 +130,7 @@ def _group(name: str) -> str:
 
 
 class Inputs:
-    """What a file gives, and what of it was asked for."""
+    """The arrays of a file, and a record of those in use."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self._arrays = arrays

@@ -245,7 +245,7 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
 
 
 def overrides(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as a command line has them."""
+    """Returns settings in the form of a command line."""
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
 
 
@@ -291,7 +291,7 @@ def _value(config: Mapping[str, Any], name: str) -> Any:
 
 
 class Source(NamedTuple):
-    """What a file holds."""
+    """The contents of a file."""
 
     weights: dict[str, np.ndarray]
     settings: dict[str, Any]  # by dotted name: what the file decides, shapes included
@@ -337,7 +337,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def weights_of(arrays: Arrays) -> dict[str, np.ndarray]:
-    """What stands under `weight/` in an `.npz`."""
+    """Returns the arrays under `weight/` in an `.npz`."""
     return {name.removeprefix("weight/"): array for name, array in arrays.items() if name.startswith("weight/")}
 
 

@@ -1,13 +1,13 @@
 """The loop: collect, learn, evaluate, log, save.
 
-loop        the order of things, for one run or several seeds
-run         what belongs to one seed, in its folder; its resume
-learner     what collects and learns: one agent, or several in turn
+loop        the order of the steps, for one run or several seeds
+run         the state of one seed, in its folder; its resume
+learner     acting and learning: one agent, or several in turn
 prefill     random actions at first
-speeds      who works, and who waits
+speeds      working and waiting times of actor and learner
 signals     jobs that a scheduler stops and starts again
 
-Other learners, which settings that are off by default ask for:
+Other learners, for settings that are off by default:
 
 background  updates beside collecting
 vectorized  the agents of several seeds in one program

@@ -14,17 +14,17 @@ from denoised_mdp.training.learner import AgentSnapshot, Learner, Made
 
 
 def copied_to_cpu(tree: Any) -> Any:
-    """The arrays of a pytree on the CPU, in memory of their own.
+    """Copies the arrays of a pytree to the CPU, into memory of their own.
 
-    An accelerator computes one thing after another, so that there an actor would wait for updates at every step.
+    An accelerator runs one program after another, so an actor there would wait for updates at every step.
     """
     return jax.device_put(tree, jax.local_devices(backend="cpu")[0], may_alias=False)
 
 
 class BackgroundLearner:
-    """Another learner, whose updates are computed in a thread while the caller acts with what it published last.
+    """Runs the updates of another learner in a thread, while the caller acts with its last published parameters.
 
-    (On a CPU too it takes another thread: what one thread asks of a device is computed in that order.)
+    (A CPU needs the other thread too: a device runs the programs of one thread in order.)
     """
 
     def __init__(self, learner: Learner):
@@ -35,15 +35,15 @@ class BackgroundLearner:
         self.in_flight: Mapping[int, int] = {}
 
     def learn(self, owed: Mapping[int, int], contents: Mapping[int, Replay]) -> Made:
-        """Waits for the updates in flight and returns what they made; these begin at the next `publish_parameters`."""
+        """Waits for the updates in flight and returns them; the new ones begin at the next `publish_parameters`."""
         self._next = owed, contents
         block, self._block, self.in_flight = self._block, None, {}
         return {} if block is None else block.result()
 
     def publish_parameters(self) -> None:
-        """From now on `act` uses what has been learned so far, and the next updates are in flight.
+        """Lets `act` use the parameters learned so far, and starts the next updates.
 
-        They sample from what the replays hold now.
+        They sample from the replays' present contents.
         """
         self._learner.publish_parameters()
         (owed, contents), self._next = self._next, ({}, {})

@@ -1,11 +1,11 @@
-"""Several devices, here or in several processes: each computes its share of every batch, all hold the whole state.
+"""Several devices, in one or several processes: each computes its share of every batch, all hold the whole state.
 
-XLA divides the program: what is computed from a batch is divided as the batch is, and gradients are summed over the
-devices. The numbers of a run so are those of one device but for the order of sums.
+XLA divides the program: every result of a batch is divided as the batch is, and gradients are summed over the devices.
+Thus the numbers of a run are those of one device, except for the order of sums.
 
-Of several processes the first is the main process: it collects, evaluates and writes the run's folder. The others read
-the replay there, draw as it draws, and read their share of every batch alone; before updates the main process
-broadcasts what the replay holds.
+The first of several processes is the main process: it collects, evaluates and writes the run's folder. The others use
+the replay there and the same random draws, but read only their share of every batch; before updates the main process
+broadcasts the state of the replay.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from denoised_mdp.model.sharding import AXIS
 from denoised_mdp.runs.replay import Replay
 from denoised_mdp.training.learner import AgentSnapshot, Learner, Made, Pace, Seed, SequentialLearner, as_it_is
 
-END = "end"  # broadcast where the main process is done
+END = "end"  # broadcast when the main process is done
 
 
 def join_processes() -> None:
-    """Makes this process one of several, as SLURM, Open MPI or JAX_COORDINATOR_ADDRESS tell; before any computation.
+    """Joins this process to others, as SLURM, Open MPI or JAX_COORDINATOR_ADDRESS specify; before any computation.
 
     Raises:
         UserError: they tell of no other processes, or those cannot be reached.
@@ -47,7 +47,7 @@ class Devices:
     Args:
         count: of each process.
         batch_size: B, to be divided among all of them.
-        seeds: of several it is they that are divided.
+        seeds: if there are several, the seeds are divided instead.
 
     Raises:
         UserError: there are fewer devices, or what they share cannot be divided.
@@ -77,7 +77,7 @@ class Devices:
         self.by_seed = NamedSharding(mesh, PartitionSpec(AXIS)) if self.several else None  # of arrays [S, ...]
 
     def replicate(self, tree: Any) -> Any:
-        """The same arrays on every device, random keys too."""
+        """Puts the same arrays on every device, random keys too."""
 
         def replicated(array: jax.Array) -> jax.Array:
             if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
@@ -87,11 +87,11 @@ class Devices:
         return jax.tree.map(replicated, tree) if self.several else tree
 
     def local(self, tree: Any) -> Any:
-        """Of replicated arrays those on the first device of this process, on which it can compute alone."""
+        """Returns the copy of replicated arrays on this process's first device, where it can compute alone."""
         return jax.tree.map(lambda v: v.addressable_data(0), tree) if self.several else tree
 
     def divide(self, batches: Any) -> Any:
-        """Numpy arrays [K, T, B, ...], of B the `columns` of this process, over the devices of all."""
+        """Divides numpy arrays [K, T, B, ...], the `columns` of B of this process, over the devices of all."""
 
         def divided(array: Any) -> Any:
             on_device = isinstance(array, jax.Array)
@@ -100,11 +100,11 @@ class Devices:
         return jax.tree.map(divided, batches) if self.several else batches
 
     def divide_seeds(self, tree: Any) -> Any:
-        """Arrays [S, ...], each device having its share of the seeds."""
+        """Divides arrays [S, ...]: each device gets its share of the seeds."""
         return jax.device_put(tree, self.by_seed) if self.several else tree
 
     def gather(self, tree: Any) -> Any:
-        """Arrays that were divided, whole on the first device."""
+        """Returns divided arrays as whole ones on the first device."""
         return jax.device_put(tree, jax.local_devices()[0]) if self.several else tree
 
     def broadcast(self, message: Any = None) -> Any:
@@ -113,13 +113,13 @@ class Devices:
             return message
         text = np.frombuffer(json.dumps(message).encode() if self.is_main_process else b"", np.uint8)
         size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-        padded = np.zeros(1 << size.bit_length(), np.uint8)  # few lengths, each of which compiles anew
+        padded = np.zeros(1 << size.bit_length(), np.uint8)  # few lengths, as each new one compiles again
         padded[: text.size] = text
         received = np.asarray(multihost_utils.broadcast_one_to_all(padded))
         return json.loads(received[:size].tobytes())
 
     def compiled(self, train_chunk: Callable[..., Any]) -> Any:
-        """`Agent.train_chunk` with batches divided; state and metrics come back whole on every device."""
+        """Compiles `Agent.train_chunk` for divided batches; state and metrics come back whole on every device."""
         if not self.several:
             return train_chunk
 
@@ -131,7 +131,7 @@ class Devices:
 
 
 class DividedLearner(SequentialLearner):
-    """One agent, each of whose batches is divided among several devices, of this process or of all."""
+    """One agent with batches that are divided among several devices, of this process or of all."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class DividedLearner(SequentialLearner):
 
 
 class BroadcastingLearner:
-    """The learner of the main process, which has the other processes compute their share of every update."""
+    """The learner of the main process; it makes the other processes compute their share of every update."""
 
     in_flight: Mapping[int, int] = {}
 
@@ -186,7 +186,7 @@ class BroadcastingLearner:
 
 
 def follow(learner: Learner, devices: Devices, replay: Replay) -> None:
-    """In every process but the main one: computes this one's share of the updates, until the main process is done."""
+    """Computes this process's share of the updates until the main process is done; for all processes but that one."""
     while (block := devices.broadcast()) != END:
         replay.restore(block["replay"])
         learner.learn({0: block["updates"]}, {0: replay})

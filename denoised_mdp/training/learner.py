@@ -1,6 +1,6 @@
-"""What collects and learns: one agent, or one per seed, each in its turn. The way to a gradient leads through `learn`.
+"""Acting and learning: one agent, or one per seed, each in its turn. `learn` makes the gradient updates.
 
-The other learners have the same four methods, and only settings that are off by default ask for them: `vectorized`
+The other learners have the same four methods, and only settings that are off by default need them: `vectorized`
 (all seeds in one program), `devices` (several devices or processes), `background` (updates beside collecting).
 Shapes: S = seeds, N = environments of each; all other letters are those of `agent`.
 """
@@ -25,10 +25,10 @@ Made = dict[int, tuple[int, dict[str, float]]]  # by seed: how many updates, and
 
 
 class AgentSnapshot(NamedTuple):
-    """All that changes of an agent."""
+    """All of an agent that changes."""
 
-    state: TrainState  # what it has learned
-    memory: ActingState  # what it remembers of the episodes going on
+    state: TrainState  # the learned state
+    memory: ActingState  # the memory of the current episodes
 
 
 class Keys(NamedTuple):
@@ -39,7 +39,7 @@ class Keys(NamedTuple):
 
 
 class Seed(NamedTuple):
-    """What a learner needs of one seed."""
+    """The inputs of a learner for one seed."""
 
     snapshot: AgentSnapshot  # where it starts
     keys: Keys
@@ -57,10 +57,10 @@ class Learner(Protocol):
     """Agents, by the number of their seed: how they learn, and how they act meanwhile."""
 
     @property
-    def in_flight(self) -> Mapping[int, int]: ...  # by seed, updates that are computed while the caller goes on
+    def in_flight(self) -> Mapping[int, int]: ...  # by seed, updates that run while the caller continues
 
     def learn(self, owed: Mapping[int, int], contents: Mapping[int, Replay]) -> Made:
-        """Makes so many updates of each seed, on batches from these replays."""
+        """Makes the owed number of updates of each seed, on batches from these replays."""
         ...
 
     def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
@@ -68,23 +68,23 @@ class Learner(Protocol):
         ...
 
     def publish_parameters(self) -> None:
-        """From now on `act` uses what has been learned so far."""
+        """Lets `act` use the parameters learned so far."""
         ...
 
     def snapshot(self, seed: int) -> AgentSnapshot:
-        """What there is to evaluate and to save of a seed; while no update is in flight."""
+        """Returns the state of a seed for evaluating and saving; only while no update is in flight."""
         ...
 
 
 class Pace(NamedTuple):
-    """How updates are cut into calls of a compiled program, and when they stop early."""
+    """The division of updates into calls of a compiled program, and their early stop."""
 
-    updates_per_call: int  # calls of another length compile anew
+    updates_per_call: int  # calls of another length compile again
     interrupted: Callable[[], bool]
     speeds: Speeds
 
     def calls(self, owed: Mapping[int, int]) -> Iterator[tuple[int, list[int]]]:
-        """The number of updates of each call, and the seeds that it updates."""
+        """Yields the number of updates of each call, and the seeds that it updates."""
         while owed and not self.interrupted():
             updates = min(self.updates_per_call, *owed.values())
             yield updates, list(owed)
@@ -92,9 +92,9 @@ class Pace(NamedTuple):
 
 
 class Tally:
-    """What calls have made, while the device may still work on the last two of them.
+    """Collects the results of calls, while the device may still work on the last two of them.
 
-    The batches of the next call are drawn meanwhile. Without the limit, as many batches would wait in memory as the
+    Meanwhile the batches of the next call are drawn. Without this limit, batches would pile up in memory where the
     device is slower than the drawing.
     """
 
@@ -120,7 +120,7 @@ def _means(calls: Sequence[tuple[int, Metrics]]) -> dict[str, float]:
 
 
 def check_metrics(agent: Agent, record: np.dtype, shape: tuple[int, int, int]) -> None:
-    """Whether the metrics of an update are listed, found by tracing it before anything is collected.
+    """Checks that the metrics of an update are listed, by tracing the update before anything is collected.
 
     The first call of `train_chunk` then need not trace it again. `record`: of the replay; `shape`: K, T, B.
 
@@ -137,17 +137,17 @@ def check_metrics(agent: Agent, record: np.dtype, shape: tuple[int, int, int]) -
 
 
 def as_it_is(tree: Any) -> Any:
-    """The same arrays: the actor computes where the learner does."""
+    """Returns the same arrays: the actor computes where the learner does."""
     return tree
 
 
 class SequentialLearner:
-    """One agent, or several, each of which takes its turn with the programs of a single run.
+    """One agent, or several that take turns with the programs of a single run.
 
-    to_actor: brings parameters and keys to where actions are computed.
+    to_actor: copies parameters and keys to the device that computes actions.
     """
 
-    in_flight: Mapping[int, int] = {}  # none: updates are made when `learn` returns
+    in_flight: Mapping[int, int] = {}  # none: updates are complete when `learn` returns
 
     def __init__(self, agent: Agent, seeds: Sequence[Seed], pace: Pace, *, to_actor: Callable[[Any], Any] = as_it_is):
         self._agent, self._pace, self._to_actor = agent, pace, to_actor
@@ -191,5 +191,5 @@ class SequentialLearner:
         return AgentSnapshot(self._state(seed), self._memories[seed])
 
     def _state(self, seed: int) -> TrainState:
-        """What a seed has learned, where its program can use it alone."""
+        """Returns the learned state of a seed, where its program can use it alone."""
         return self._states[seed]

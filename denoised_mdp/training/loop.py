@@ -1,6 +1,6 @@
 """The training loop: collect -> learn -> evaluate -> log -> save. The only place where all sides meet.
 
-A `Run` is what belongs to one seed, in its folder; a `Training` goes through the loop, most often with a single run.
+A `Run` holds the state of one seed, in its folder; a `Training` executes the loop, most often with a single run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from denoised_mdp.training.speeds import Speeds
 from denoised_mdp.training.vectorized import VectorizedLearner, vectorized_agent
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what a disk may refuse to write for
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # why a disk may refuse to write
 
 
 def train(*configs: Config) -> None:
@@ -61,7 +61,7 @@ def train(*configs: Config) -> None:
 
 @contextmanager
 def _prepared(configs: Sequence[Config]) -> Iterator[Training]:
-    """The training, with the runs' folders locked; those of new runs are made once all has been checked."""
+    """Yields the training, with the runs' folders locked; folders of new runs are made after all checks."""
     is_main_process = not configs[0].distributed or jax.process_index() == 0
     begun = [config for config in configs if is_main_process and (Path(config.run_dir) / run_dir.CONFIG).exists()]
     with ExitStack() as locks:
@@ -89,7 +89,7 @@ def _prepared(configs: Sequence[Config]) -> Iterator[Training]:
 
 
 def _is_finished(config: Config) -> bool:
-    """Whether a run has nothing left to do, which is told."""
+    """Checks whether a run is finished; prints that it is."""
     folder = Path(config.run_dir)
     if (path := checkpoint.latest_sound(folder)) is None:
         return False
@@ -106,7 +106,7 @@ def _is_finished(config: Config) -> bool:
 
 
 def _align(configs: Sequence[Config]) -> None:
-    """Makes runs that go on together go on from the same env step.
+    """Makes runs that are trained together resume from the same env step.
 
     A kill while they were being saved leaves some of them one checkpoint ahead: these go back to the one before.
 
@@ -114,7 +114,7 @@ def _align(configs: Sequence[Config]) -> None:
         UserError: they stand further apart.
     """
     paths = [checkpoint.all_of(Path(config.run_dir)) for config in configs]
-    stands = [[int(path.name) for path in found] or [0] for found in paths]  # who has not begun stands at 0
+    stands = [[int(path.name) for path in found] or [0] for found in paths]  # new runs are at 0
     newest = [steps[-1] for steps in stands]
     common = min(newest)
     if any(common not in steps[-2:] for steps in stands):
@@ -136,7 +136,7 @@ class Training:
     learner: Learner  # from `train` on
 
     def __init__(self, *configs: Config):
-        self.config = configs[0]  # that of all, but for seed and run_dir
+        self.config = configs[0]  # of all runs, except seed and run_dir
         self.devices = Devices(self.config.devices, self.config.train.batch_size, seeds=len(configs))
         self.eval_envs = evaluation_envs(self.config)  # of all, as each evaluation starts them anew
         self.agent = Agent(self.config, self.eval_envs[0].action_size)
@@ -149,23 +149,23 @@ class Training:
         shape = (self.updates_per_call, self.config.train.batch_length, self.config.train.batch_size)
         check_metrics(self.agent, self.runs[0].replay.dtype, shape)
         self.speeds = Speeds()
-        self.line: ProgressLine | None = None  # of several runs; that of one is its logger's
+        self.line: ProgressLine | None = None  # of several runs; a single run uses its logger's
         self.stop_signal: str | None = None
         self.closing = False
         self._closers = ExitStack()
 
     @property
     def env_step(self) -> int:
-        """Where every run is."""
+        """The env step of every run."""
         return self.runs[0].env_step
 
     @property
     def at_the_end(self) -> bool:
-        """Whether all has been collected."""
+        """Whether all env steps have been collected."""
         return self.env_step >= self.config.train.env_steps
 
     def train(self) -> None:
-        """Goes on to the end, or to a signal, and leaves a checkpoint of every run in either case."""
+        """Continues to the end, or to a signal, and saves a checkpoint of every run in either case."""
         self._start()
         with self._signals(), self._logging():
             self._save(lambda run: run.saved is None)
@@ -197,7 +197,7 @@ class Training:
                 run.check_learned()
 
     def follow(self) -> None:
-        """In a process that is not the main one: its share of the updates, to the end."""
+        """Computes this process's share of the updates to the end, in a process that is not the main one."""
         self._start()
         with self._signals():
             follow(self.learner, self.devices, self.runs[0].replay)
@@ -212,7 +212,7 @@ class Training:
             run.replay.close()
 
     def _start(self) -> None:
-        """Where every run goes on from; in all processes from the same checkpoint."""
+        """Restores every run, in all processes from the same checkpoint."""
         paths = [checkpoint.latest(run.folder) for run in self.runs]
         names = self.devices.broadcast([path.name if path else None for path in paths])
         snapshots = [run.restore(name) for run, name in zip(self.runs, names, strict=True)]
@@ -222,7 +222,7 @@ class Training:
         )
 
     def _new_learner(self, seeds: Sequence[Seed]) -> Learner:
-        """The learner that the configuration asks for: by default a `SequentialLearner`, as it is."""
+        """Returns the learner that the configuration selects: by default a plain `SequentialLearner`."""
         stale = self.config.train.staleness > 0
         pace = Pace(self.updates_per_call, self._interrupted, self.speeds)
         to_actor = copied_to_cpu if stale else as_it_is
@@ -239,7 +239,7 @@ class Training:
         return self._closers.enter_context(closing(BackgroundLearner(learner))) if stale else learner
 
     def _updates_per_call(self) -> int:
-        """A divisor of `train.updates`, so that twice the batches of a call fit `replay.memory_mb`."""
+        """Returns a divisor of `train.updates`, so that twice the batches of a call fit `replay.memory_mb`."""
         train, seeds = self.config.train, len(self.runs)
         batch_bytes = train.batch_size * train.batch_length * self.runs[0].replay.dtype.itemsize
         held = seeds if self.vectorized is None else 2 * seeds  # each by itself, and all on one axis
@@ -247,17 +247,17 @@ class Training:
         return max(n for n in range(1, min(fits, train.updates) + 1) if train.updates % n == 0)
 
     def _interrupted(self) -> bool:
-        """Whether updates stop now; beside collecting, or in several processes, a block of them is finished first."""
+        """Checks whether updates stop now; in the background or in several processes their block is finished first."""
         at_once = not self.config.train.staleness and self.devices.processes == 1
         return self.closing or (self.stop_signal is not None and at_once)
 
     def _updates_owed(self) -> dict[int, int]:
-        """By seed, the updates that are due."""
+        """Returns the number of updates that are due, by seed."""
         in_flight = self.learner.in_flight
         return {i: owed for i, run in enumerate(self.runs) if (owed := run.updates_owed(in_flight.get(i, 0)))}
 
     def _contents(self, owed: Mapping[int, int]) -> dict[int, Replay]:
-        """The replays of these seeds, on the disk as far as other processes read them there."""
+        """Returns the replays of these seeds, written to the disk where other processes read them."""
         if self.devices.processes > 1:
             self.runs[0].replay.flush()
         return {i: self.runs[i].replay for i in owed}
@@ -270,7 +270,7 @@ class Training:
                 self.runs[i].record_updates(updates, means, speeds)
 
     def _finish_in_flight(self) -> None:
-        """At the end, with updates beside collecting: the last ones, which the learner has only accepted yet."""
+        """Makes the last updates, which a background learner has only accepted, at the end of training."""
         if self.at_the_end and self.config.train.staleness:
             self.learner.publish_parameters()
             with self.speeds.waiting():
@@ -278,7 +278,7 @@ class Training:
             self._record(made)
 
     def _collect(self) -> None:
-        """One agent step in every environment; a reset first, where an episode begins."""
+        """Takes one agent step in every environment; resets it first where an episode begins."""
         if self.config.replay.source is not None:  # env steps only pace the updates, so that plots stay comparable
             for run in self.runs:
                 run.advance(self.config.train.every)
@@ -295,7 +295,7 @@ class Training:
             run.log_episodes()
 
     def _actions(self) -> np.ndarray:
-        """What to do next in all environments, [S * N, A]: random during the prefill, then what the policy explores."""
+        """Returns the next actions in all environments, [S * N, A]: random in the prefill, then exploration."""
         if self.env_step < self.config.train.prefill:
             return np.concatenate([run.random_actions() for run in self.runs])
         steps = [[step for step in run.steps if step is not None] for run in self.runs]
@@ -316,13 +316,13 @@ class Training:
 
     @contextmanager
     def _logging(self) -> Iterator[None]:
-        """Inside, every run has a logger; several runs have a progress line together."""
+        """Opens a logger for every run, and one progress line for several runs together."""
         with ExitStack() as opened:
             for run in self.runs:
                 opened.enter_context(run.logger)
                 run.logger.start(run.env_step or None)
             if len(self.runs) > 1 and self.config.logger.progress:
-                speed = self.runs[0].logger.speed  # that of each
+                speed = self.runs[0].logger.speed  # the same for each
                 self.line = ProgressLine(self.config.train.env_steps, speed, seeds=len(self.runs))
                 opened.enter_context(closing(self.line))
             yield

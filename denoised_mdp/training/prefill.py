@@ -1,4 +1,4 @@
-"""Who acts before there is a policy. Actions follow from key and env step: a resumed run goes on with them."""
+"""Random policies of the prefill. Actions depend on key and env step alone, so a resumed run continues them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Prefill = Callable[[jax.Array, int, int, tuple[int, int]], np.ndarray]
 
 
 def uniform(key: jax.Array, env_step: int, stretch: int, shape: tuple[int, int]) -> np.ndarray:
-    """Independent uniform actions [N, A] in [-1, 1]."""
+    """Draws independent uniform actions [N, A] in [-1, 1]."""
     return np.asarray(jax.random.uniform(jax.random.fold_in(key, env_step), shape, minval=-1, maxval=1))
 
 
 def held(key: jax.Array, env_step: int, stretch: int, shape: tuple[int, int]) -> np.ndarray:
-    """Full force in every component [N, A], one way or the other, for a `stretch` of env steps.
+    """Draws full force of either sign in every component [N, A], for a `stretch` of env steps.
 
-    Uniform actions cancel out: what they move hardly leaves its place.
+    Uniform actions cancel out: a robot hardly moves from its place.
     """
     return np.asarray(jax.random.rademacher(jax.random.fold_in(key, env_step // stretch), shape, np.float32))
 
 
 def varied(key: jax.Array, env_step: int, stretch: int, shape: tuple[int, int]) -> np.ndarray:
-    """A random force in every component [N, A], full as often as not, held for 2, 4, 8 or 16 agent steps.
+    """Draws a random force in every component [N, A], full half of the time, held for 2, 4, 8 or 16 agent steps.
 
     Slow forces move a robot far, fast ones excite its short motions: the model sees both.
     """

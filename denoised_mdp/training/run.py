@@ -1,4 +1,4 @@
-"""One run: what belongs to one seed, in one folder. `loop.py` goes through the steps of one or several.
+"""One run: the state of one seed, in one folder. `loop.py` executes the steps of one or several.
 
 Shapes: N = environments, A = action; all other letters are those of `agent`.
 """
@@ -41,7 +41,7 @@ Evaluation = Literal["returns", "video", "analysis"]
 
 
 class Progress(NamedTuple):
-    """How far a run is; `progress.json` in each of its checkpoints has these numbers too."""
+    """The progress of a run; `progress.json` in each of its checkpoints has these numbers too."""
 
     env_step: int = 0
     updates: int = 0
@@ -50,10 +50,10 @@ class Progress(NamedTuple):
 
 
 class Run:
-    """What belongs to one seed, in one folder; its last checkpoint holds all it needs to go on exactly.
+    """The state of one seed, in one folder; its last checkpoint holds all that an exact resume needs.
 
-    What its agent has learned is not here, as that of several seeds may lie in the same arrays: an `AgentSnapshot` is
-    passed.
+    The learned state of its agent is not here, as several seeds may share the same arrays: methods take or return an
+    `AgentSnapshot`.
     """
 
     def __init__(self, config: Config, agent: Agent, eval_envs: Sequence[AnyEnv], devices: Devices, *, own_line: bool):
@@ -121,28 +121,28 @@ class Run:
         return self.progress.env_step
 
     def advance(self, frames: int) -> None:
-        """So many simulator frames have passed."""
+        """Counts this many simulator frames."""
         self.progress = self.progress._replace(env_step=self.env_step + frames)
 
     def finish(self) -> None:
-        """The end has been reached; a run without an update is not finished."""
+        """Records that the end has been reached; a run without an update is not finished."""
         self.progress = self.progress._replace(finished=self.progress.updates > 0)
 
     def is_due(self, every: int, *, since: int) -> bool:
-        """Whether a multiple of `every` env steps lies after `since`, up to now."""
+        """Checks whether a multiple of `every` env steps lies after `since`, up to now."""
         return self.env_step // every > since // every
 
     def checkpoint_due(self) -> bool:
-        """Whether it is time to save; before the first step too, so that each run has something to go on from."""
+        """Checks whether it is time to save; before the first step too, so that each run can be resumed."""
         return self.saved is None or self.is_due(self.config.checkpoint.every, since=self.saved.env_step)
 
     def begin_episode(self, i: int, step: Step) -> None:
-        """Environment i has been reset."""
+        """Records the reset of environment i."""
         self.steps[i], self.episode_returns[i], self.episode_lengths[i] = step, 0.0, 0
         self.replay.add(step, stream=i)
 
     def add(self, i: int, action: np.ndarray, step: Step) -> None:
-        """Environment i has taken an action [A], which led to `step`."""
+        """Records an action [A] in environment i, which led to `step`."""
         self.steps[i] = step
         self.replay.add(step, action, stream=i)
         self.advance(self.envs[i].action_repeat)
@@ -153,7 +153,7 @@ class Run:
             self._warn_once("ends", f"{task} ends episodes for good: model.continue_head=true would learn it")
 
     def log_episodes(self) -> None:
-        """What the episodes earned that have just ended, if there are any."""
+        """Logs the returns of the episodes that have just ended, if there are any."""
         ended = [i for i, step in enumerate(self.steps) if step is not None and step.is_last]
         if ended:
             self._warn_of_short(min(self.episode_lengths[i] for i in ended) + 1)
@@ -179,13 +179,13 @@ class Run:
             _log.warning("%s", message)
 
     def random_actions(self) -> np.ndarray:
-        """The prefill's, [N, A]."""
+        """Returns actions of the prefill, [N, A]."""
         stretch = HOLD * self.config.env.action_repeat * len(self.envs)
         act, shape = PREFILLS[self.config.train.prefill_policy], (len(self.envs), self.agent.action_size)
         return act(self._keys[COLLECT], self.env_step, stretch, shape)
 
     def updates_owed(self, in_flight: int = 0) -> int:
-        """What is missing, and not in flight, to `train.updates` for each `train.every` env steps since the prefill."""
+        """Returns the updates due but not in flight: `train.updates` per `train.every` env steps since the prefill."""
         train = self.config.train
         blocks = self.env_step // train.every - -(-train.prefill // train.every) + 1
         owed = train.updates * max(0, blocks) - self.progress.updates - in_flight
@@ -201,8 +201,7 @@ class Run:
         return f"there are no {self.config.train.batch_length} steps of {kind} (train.batch_length) to sample yet"
 
     def check_learned(self) -> None:
-        """At the end.
-
+        """Checks at the end that the run has learned.
         Raises:
             UserError: not a single update has been made.
         """
@@ -216,7 +215,7 @@ class Run:
     def sample(self, contents: Replay, updates: int) -> Batch | Gathered:
         """Draws the batches [K, T, B] of K updates from the disk, or from the copy of it on the device.
 
-        Of several processes each reads its share of B.
+        Each of several processes reads its share of B.
         """
         length, batch = self.config.train.batch_length, self.config.train.batch_size
         if self.device_replay is None:
@@ -244,7 +243,7 @@ class Run:
         self.logger.log(self.env_step, {**means, **counts, **speeds})
 
     def evaluations_due(self) -> set[Evaluation]:
-        """What is to be evaluated now."""
+        """Returns the evaluations that are due now."""
         evaluate, analysis, since = self.config.evaluate, self.config.analysis, self.progress.evaluated_at
         every: dict[Evaluation, int | None] = {
             "returns": evaluate.every,
@@ -257,7 +256,7 @@ class Run:
         return due
 
     def evaluate(self, state: TrainState, due: set[Evaluation]) -> None:
-        """The held-out returns, and now and then a picture of what the model believes, and what its parts know."""
+        """Makes the due evaluations: held-out returns, a video of the model's beliefs, an analysis of its parts."""
         if "analysis" in due:
             self._analyse(state)
         if due & {"returns", "video"}:
@@ -265,7 +264,7 @@ class Run:
         self.progress = self.progress._replace(evaluated_at=self.env_step)
 
     def _analyse(self, state: TrainState) -> None:
-        """How the parts share the truth, and the alarm if one is due; an untrained model has no part to speak of."""
+        """Logs the factorization of the parts, and an alarm if one is due; not for an untrained model."""
         from denoised_mdp.analysis.factorization.monitor import (
             Monitor,  # scikit-learn: seconds that only those who ask wait for
         )
@@ -290,7 +289,7 @@ class Run:
             self.logger.video(self.env_step, "evaluate/video", film)
 
     def save(self, snapshot: AgentSnapshot) -> None:
-        """A checkpoint: arrays of the agent, and as plain data whatever else the next step depends on."""
+        """Saves a checkpoint: the agent's arrays, and as plain data all else that the next step depends on."""
         if self.progress == self.saved:
             return
         self.saved = self.progress
@@ -313,7 +312,7 @@ class Run:
             self.replay.release(checkpoint.load_progress(checkpoint.all_of(self.folder)[0])["replay"])
 
     def restore(self, name: str | None) -> AgentSnapshot:
-        """Goes back to the checkpoint of that name, or to the beginning; returns the agent's part of it."""
+        """Restores the checkpoint of that name, or the beginning; returns the agent's part of it."""
         memory = self.agent.initial(len(self.envs))
         if name is None:
             if self.collects and self.devices.is_main_process:
@@ -324,7 +323,7 @@ class Run:
         snapshot = AgentSnapshot._make(checkpoint.load_state(path, (self.agent.shapes(), memory)))
         self.saved = Progress(*(progress[field] for field in Progress._fields))
         self.progress = self.saved._replace(finished=False)
-        if "env" in progress:  # of a run that began when one environment was all there could be
+        if "env" in progress:  # of a run from before several environments were possible
             singular = {"envs": "env", "episode_returns": "episode_return", "episode_lengths": "episode_length"}
             progress |= {name: [progress[old]] for name, old in singular.items()}
         self.episode_returns, self.episode_lengths = progress["episode_returns"], progress["episode_lengths"]

@@ -1,4 +1,4 @@
-"""Runs in jobs that a scheduler stops and starts again: what happens once a signal has been noted and the run saved."""
+"""Runs in jobs that a scheduler stops and starts again: the steps after a signal and the saving of the run."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import sys
 
 
 def say(text: str) -> None:
-    """Prints, where there is still somebody to read it: after SIGHUP the terminal is gone."""
+    """Prints a text, unless the output is closed: after SIGHUP the terminal is gone."""
     try:
         print(text, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest when it ends
 
 
 def pass_on(name: str) -> None:
-    """Gives a signal to whoever listened to it before the run did; returns where nobody did.
+    """Passes a signal to its handler from before the run; returns if there was none.
 
-    submitit does: at SIGUSR2, which comes before the time limit or a pre-emption, it puts the job into the queue again
-    and ends the process. Its SIGTERM says nothing of why: the job has been pre-empted or cancelled. To end here would
-    look like a job that is done, so that the scheduler is left to end it, and to queue it again if it was pre-empted.
+    submitit has one: at SIGUSR2, which comes before the time limit or a pre-emption, it queues the job again and ends
+    the process. Its SIGTERM gives no reason: the job has been pre-empted or cancelled. If the process ended here, the
+    job would seem complete; therefore the scheduler has to end it, and to queue it again if it was pre-empted.
     """
     number = signal.Signals[name]
     handler = signal.getsignal(number)

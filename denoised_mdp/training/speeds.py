@@ -16,19 +16,19 @@ class Speeds:
         self._seconds = {"acting": 0.0, "learning": 0.0, "waiting": 0.0}
 
     def acting(self) -> AbstractContextManager[None]:
-        """Around what the actor does."""
+        """Measures the actor's work."""
         return self._measure("acting")
 
     def learning(self) -> AbstractContextManager[None]:
-        """Around updates, in whichever thread they are computed."""
+        """Measures updates, in any thread."""
         return self._measure("learning")
 
     def waiting(self) -> AbstractContextManager[None]:
-        """Around the actor's wait for updates."""
+        """Measures the actor's wait for updates."""
         return self._measure("waiting")
 
     def metrics(self, updates: int) -> dict[str, float]:
-        """Metrics of the updates since the last call, and of what was acted meanwhile."""
+        """Returns metrics of the updates since the last call, and of the acting meanwhile."""
         acting, learning, waiting = self._seconds.values()
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         total = acting + waiting

@@ -1,4 +1,4 @@
-"""The agents of several seeds side by side in one program, for a GPU of which one agent leaves much idle.
+"""The agents of several seeds side by side in one program, for a GPU that one agent leaves mostly idle.
 
 Shapes: S = seeds, N = environments of each; all other letters are those of `agent`.
 """
@@ -32,16 +32,16 @@ Tree = TypeVar("Tree")
 
 
 class VectorizedAgent:
-    """The functions of an `Agent` for S agents at once: what is each one's lies on a first axis S, maybe divided."""
+    """The functions of an `Agent` for S agents at once: their arrays have a first axis S, which may be divided."""
 
     def __init__(self, agent: Agent, seeds: int, divided: jax.sharding.Sharding | None = None):
         self.agent, self._seeds = agent, seeds
-        # Said, or empty arrays come back whole, and the next call would compile anew.
+        # Without out_shardings empty arrays come back whole, and the next call compiles again.
         self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0, out_shardings=(divided, None))
         self.act = jax.jit(self._act)
 
     def _train_chunk(self, states: TrainState, batches: Batch, keys: jax.Array) -> tuple[TrainState, list[Metrics]]:
-        """K updates of each, on batches [S, K, T, B]; the metrics are one by one."""
+        """Makes K updates of each agent, on batches [S, K, T, B]; returns one set of metrics per agent."""
         states, metrics = jax.vmap(self.agent.train_chunk)(states, batches, keys)
         return states, [jax.tree.map(lambda v, seed=seed: v[seed], metrics) for seed in range(self._seeds)]
 
@@ -53,19 +53,19 @@ class VectorizedAgent:
 
 
 def vectorized_agent(agent: Agent, seeds: int, devices: Devices) -> VectorizedAgent | None:
-    """The programs of several seeds; None where they take turns.
+    """Returns the programs of several seeds; None where they take turns.
 
-    A CPU has nothing to spare: there vectorizing costs memory and compilation, and gains nothing.
+    A CPU has no idle capacity: there vectorizing costs memory and compilation, and gains nothing.
     """
     worth_it = seeds > 1 and (devices.several or jax.default_backend() != "cpu")
     return VectorizedAgent(agent, seeds, devices.by_seed) if worth_it else None
 
 
 class VectorizedLearner:
-    """The agents of S seeds as one: all that is theirs lies on a first axis, over which the programs are mapped.
+    """The agents of S seeds as one: all their arrays have a first axis, over which the programs are mapped.
 
-    Each of several devices has its share of the seeds. Sums may be added up in another order than in a single run; but
-    for that noise each seed is its single run. `to_actor` as in `SequentialLearner`.
+    Each of several devices has its share of the seeds. Sums may have another order than in a single run; except for
+    that rounding each seed equals its single run. `to_actor` as in `SequentialLearner`.
     """
 
     in_flight: Mapping[int, int] = {}
@@ -112,7 +112,7 @@ class VectorizedLearner:
         return AgentSnapshot(*(_pick(self._devices.gather(tree), seed) for tree in (self._states, self._memories)))
 
     def _train(self, batches: Mapping[int, Batch | Gathered]) -> dict[int, Metrics]:
-        """K updates of these seeds: one by one if not all are there, as where one's first episode ended early."""
+        """Makes K updates of these seeds: one by one if some seeds are missing, as when an episode ended early."""
         if len(batches) < len(self._samplers):
             return {seed: self._train_alone(seed, self._devices.gather(own)) for seed, own in batches.items()}
         together = self._devices.divide_seeds(_on_one_axis(list(batches.values())))
@@ -128,7 +128,7 @@ class VectorizedLearner:
 
 @jax.jit
 def stack(trees: Sequence[Any]) -> Any:
-    """The leaves of equal trees on a new first axis."""
+    """Stacks the leaves of equal trees on a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 

@@ -25,7 +25,7 @@ def filter_all(world_model: WorldModel, recordings: Sequence[Recording], key: ja
 
 
 def part_features(filtered: Sequence[Filtered]) -> dict[str, NDArray[np.float32]]:
-    """The features [N, D] of each part that is there, by name, and under "all" of all of them together."""
+    """Returns the features [N, D] of each part that is there, by name, and of all parts together under "all"."""
     parts = {
         name: np.concatenate([np.asarray(getattr(f.s, name).features) for f in filtered])
         for name in present(filtered[0].s)

@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
-    factor: str | None = None  # that it is of, if it is of one
+    factor: str | None = None  # the factor that it belongs to, if any
 
 
 class Headline(NamedTuple):
@@ -51,9 +51,9 @@ class Alarm(NamedTuple):
 
 
 def headline(matrix: Matrix, kinds: Mapping[str, FactorKind]) -> Headline:
-    """The three numbers. Of each factor the probe counts that reads more.
+    """Returns the three numbers. For each factor the better probe counts.
 
-    kinds: of the factors; what else is in the matrix (the reward) is left aside.
+    kinds: of the factors; other rows of the matrix (the reward) are ignored.
     """
     signal = [name for name in matrix["x"] if kinds.get(name) == SIGNAL]
     noise = [name for name in matrix["x"] if name in kinds and name not in signal]
@@ -85,7 +85,7 @@ def best_known(matrix: Matrix, part: str, factors: Sequence[str]) -> Estimate | 
 
 
 def alarms(matrix: Matrix, kinds: Mapping[str, FactorKind], kl: Mapping[str, float]) -> list[Alarm]:
-    """What is wrong with a factorization, in words; nothing if nothing is.
+    """Returns the faults of a factorization, in words; empty if there are none.
 
     kl: of each part that is there, nats a step.
     """

@@ -1,4 +1,4 @@
-"""What the action does to each latent part, and what each part says about the reward.
+"""The influence of the action on each latent part, and of each part on the predicted reward.
 
 Shapes: N = rows of all episodes, T = rows of one, A = action, M = candidate actions.
 """
@@ -45,10 +45,10 @@ def controllability(world_model: WorldModel, s: Latent[Factor], candidates: jax.
 
 @threadpool_limits.wrap(limits=1)
 def action_gain(filtered: Sequence[Filtered], recordings: Sequence[Recording], repeats: int) -> dict[str, float]:
-    """By how much knowing the action improves R^2 of a linear prediction of each part's next posterior from its last.
+    """Returns how much the action improves R^2 of a linear prediction of each part's next posterior from its last.
 
-    What the model infers, not what its graph allows: a y that follows the robot is found out here. Cross-validated
-    as the probes are.
+    This measures the model's inference, not its graph: it detects a y that follows the robot. Cross-validated as the
+    probes are.
     """
     action = np.concatenate([recording.action[1:] for recording in recordings])
     episode = np.repeat(np.arange(len(recordings)), [len(recording.action) - 1 for recording in recordings])
@@ -74,7 +74,7 @@ def random_actions(key: jax.Array, rows: int, action_size: int) -> jax.Array:
 
 @jax.jit
 def reward_heads(world_model: WorldModel, s: Latent[Factor]) -> tuple[jax.Array, jax.Array]:
-    """What each head says of the reward, [N] from x and [N] from y; z has none."""
+    """Returns each head's prediction of the reward, [N] from x and [N] from y; z has none."""
     of_x = world_model.x_reward(s.x)
     return of_x, world_model.reward(s.x, s.y) - of_x
 
@@ -84,7 +84,7 @@ def reward_relevance(
 ) -> dict[str, float | None]:
     """The share of the reward's variance that each head explains by itself, and both together; None if it never varies.
 
-    A constant may lie in either head and does not count. A head that says nothing explains 0; a wrong one less.
+    A constant may lie in either head and does not count. A constant head explains 0; a wrong one less.
     """
     reward = np.concatenate([recording.reward[1:] for recording in recordings])
     heads = [reward_heads(world_model, f.s) for f in filtered]

@@ -31,7 +31,7 @@ from denoised_mdp.model.protocol import WorldModel
 
 
 class Factorization(NamedTuple):
-    """What the probes find."""
+    """The results of the probes."""
 
     matrix: Matrix
     left_out: dict[str, str]  # factors that cannot be probed, and why
@@ -41,7 +41,7 @@ class Factorization(NamedTuple):
 
 
 def probed(recordings: Recordings) -> tuple[list[Target], dict[str, str]]:
-    """What of the truth in some recordings is probed, in the rows of all episodes, and what cannot be, and why."""
+    """Returns the probed factors of some recordings, in the rows of all episodes, and why others cannot be probed."""
     episodes = recordings.episodes
     factors = {name: np.concatenate([recording.factors[name] for recording in episodes]) for name in recordings.kinds}
     reward = np.concatenate([recording.reward for recording in episodes])
@@ -51,7 +51,7 @@ def probed(recordings: Recordings) -> tuple[list[Target], dict[str, str]]:
 def probe(
     filtered: Sequence[Filtered], recordings: Recordings, *, probes: Sequence[str] = (LINEAR, NONLINEAR)
 ) -> Factorization:
-    """The leakage matrix of what a model makes of some recordings, and what follows from it."""
+    """Returns the leakage matrix of a model's latents for some recordings, and the conclusions from it."""
     episode, kinds = episode_of_row(recordings.episodes), recordings.kinds
     wanted, left_out = probed(recordings)
     matrix = leakage_matrix(part_features(filtered), wanted, episode, recordings.repeats, kinds=probes)
@@ -62,7 +62,7 @@ def probe(
 def measure(
     world_model: WorldModel, recordings: Recordings, key: jax.Array, *, probes: Sequence[str] = (LINEAR, NONLINEAR)
 ) -> dict[str, Any]:
-    """Everything, as nested plain data without NaN; what a world or a model does not have is None or missing."""
+    """Measures everything, as nested plain data without NaN; None or missing where world or model has no such thing."""
     filter_key, pair_key, action_key = jax.random.split(key, 3)
     episodes = recordings.episodes
     filtered = filter_all(world_model, episodes, filter_key)

@@ -33,9 +33,9 @@ def reconstruction(
 ) -> dict[str, dict[str, float]] | None:
     """Mean squared errors on the robot and off it, by what moves; None where the robot's place is not known.
 
-    What does not move stays as it is in the middle of the episode: `all` is the full reconstruction, `x` alone and
-    `noise` (y and z) alone say what each draws, `nothing` is what a still picture would be wrong by. And of that, as a
-    share of what the full reconstruction makes good, `x_share` and `noise_share`.
+    Frozen parts stay as they are in the middle of the episode: `all` is the full reconstruction, `x` alone and `noise`
+    (y and z) alone show the contribution of each, `nothing` is the error of a still picture. `x_share` and
+    `noise_share` are the reductions of that error, as shares of the reduction by the full reconstruction.
     """
     if any(recording.robot is None for recording in recordings):
         return None

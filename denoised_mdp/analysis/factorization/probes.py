@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from denoised_mdp.analysis.factorization.targets import Classes, Numbers, Target
 
 LINEAR, NONLINEAR = "linear", "nonlinear"
-MOST_ROWS = 4000  # neighbouring rows tell nearly the same: of longer recordings every n-th is taken
+MOST_ROWS = 4000  # neighbouring rows are nearly the same: longer recordings use every n-th
 RESAMPLES = 1000  # of episodes, for the confidence intervals
 RIDGE = 1e-3  # penalty per row, features having variance 1
 HIDDEN, DECAY, UPDATES, BATCH = 64, 3.0, 1000, 200  # of the non-linear probe; so few updates that it cannot overfit far
@@ -52,7 +52,7 @@ Matrix = dict[str, dict[str, Cell]]  # part -> factor
 
 
 def best(cell: Cell) -> Score:
-    """The probe that reads more."""
+    """Returns the probe with the higher score."""
     return max(cell.values(), key=lambda score: score.value)
 
 
@@ -62,8 +62,8 @@ Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # rows to fit on, row
 def whole_repeats(episode: NDArray[np.int64], repeats: int) -> Folds:
     """Each repeat of all policies in all environments is predicted from the others, so that all are balanced.
 
-    Were single episodes held out, their policy would be rarer in their environment among those that are left: who
-    recognises the policy would be misled about the video, and score less than one who knows nothing.
+    If single episodes were held out, their policy would be rarer in their environment among the others: a probe that
+    recognises the policy would be misled about the video, and score less than one without information.
     episode: [N], the number of each row's, of E in all, which come in `repeats` equal runs; at least two.
     """
     run = episode * repeats // (int(episode.max()) + 1)

@@ -1,4 +1,4 @@
-"""What `measure` found, as Markdown and as a picture."""
+"""The result of `measure`, as Markdown and as a picture."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(folder: Path, report: Mapping[str, Any]) -> list[Path]:
 
 
 def parts(report: Mapping[str, Any]) -> list[str]:
-    """The parts that a report's model has, in order."""
+    """Returns the parts that a report's model has, in order."""
     return list(report["parts"])
 
 
@@ -109,7 +109,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def told(estimate: Mapping[str, Any] | None) -> str:
-    """0.83 (0.79 to 0.86), and the factor that it is of, if it is of one."""
+    """Formats an estimate: 0.83 (0.79 to 0.86), and its factor, if it has one."""
     if estimate is None:
         return "no such factor in this world"
     factor = f", {estimate['factor']}" if "factor" in estimate else ""
@@ -123,7 +123,7 @@ def rows_by_kind(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def draw(report: Mapping[str, Any]) -> Figure:
-    """The matrix, and beside it the three numbers and what the other measures say."""
+    """Draws the matrix, and beside it the three numbers and the other measures."""
     rows = rows_by_kind(report)
     figure = plt.figure(figsize=(13, max(6.5, 2.6 + 0.42 * len(rows))), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.15, 1))[0]

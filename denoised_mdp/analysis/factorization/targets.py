@@ -44,7 +44,7 @@ def targets(
     reward: NDArray[np.floating],
     episode: NDArray[np.int64],
 ) -> tuple[list[Target], dict[str, str]]:
-    """What of the factors [N, ...] and the reward [N] can be probed, and why the others can not.
+    """Returns the factors [N, ...] and the reward [N] that can be probed, and why the others cannot.
 
     Integers and truth values, one to a row and of at most MOST_CLASSES values, are classes. What wraps
     (`World.factor_periods`) is probed as sine and cosine. Elements that do not vary are left out.
