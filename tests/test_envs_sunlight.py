@@ -255,7 +255,7 @@ def test_the_mask_is_where_the_curtain_is():
         (["env.camera=1"], r"env\.camera"),
         (["env.brid=1"], r"env\.brid=1: there is no such setting; did you mean env\.bird"),
         (["noise=video_background"], "noise.video_background=true is for env=dmc: env.name=sunlight has no background"),
-        (["env.episode_frames=10"], "train.batch_length=16: must not exceed an episode, 11 steps"),
+        (["env.episode_frames=10"], "train.batch_length=32: must not exceed an episode, 11 steps"),
     ],
 )
 def test_wrong_settings_are_one_line(overrides, message):
