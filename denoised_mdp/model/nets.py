@@ -274,7 +274,7 @@ def from_patches(cells: jax.Array, size: int) -> jax.Array:
 class PatchEncoder(nnx.Module):
     """Images [B, H, W, 3] -> embeddings [B, E] by matrix products alone, which suit CPU cores best.
 
-    Our own, for `size=small`: each layer maps every patch of its input to one cell; patches do not overlap.
+    Our own, for `size=plain` and `small`: each layer maps every patch of its input to one cell; patches do not overlap.
     """
 
     def __init__(self, image_size: int, channels: Sequence[int], embedding: int, rngs: nnx.Rngs):
