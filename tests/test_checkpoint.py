@@ -1,6 +1,7 @@
 """Checkpoints: exact, whole or absent, and clear about what does not fit."""
 
 import errno
+import json
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from denoised_mdp.runs import checkpoint
+from denoised_mdp.errors import UserError
+from denoised_mdp.runs import checkpoint, disk
 
 
 class State(NamedTuple):
@@ -45,26 +47,50 @@ def test_a_step_can_be_saved_again(tmp_path):
     assert checkpoint.load_progress(path) == {"n": 2} and len(checkpoint.all_of(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("file", ["state.safetensors", "progress.json"])
+def cut_at_tenths(data: bytes) -> list[bytes]:
+    return [data[: len(data) * tenths // 10] for tenths in range(10)]
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "progress.json", "checksums.json"])
 def test_a_damaged_newest_one_yields_to_the_one_before(file, tmp_path, caplog):
-    """Cut at every tenth of its length, emptied, overwritten, deleted."""
-    first = tmp_path
-    for number in range(12):
-        first, last = (checkpoint.save(tmp_path, step, STATE, {"env_step": step}, keep=2) for step in (5, 10))
+    """Cut at every tenth of its length, overwritten, with one bit changed at every tenth, deleted."""
+    first, last = (checkpoint.save(tmp_path, step, STATE, {"env_step": step}, keep=2) for step in (5, 10))
+    whole = (last / file).read_bytes()
+    places = [len(whole) * tenths // 10 for tenths in range(10)]
+    flipped = [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in places]
+    for damaged in (*cut_at_tenths(whole), b"\xff" * 99, *flipped, None if file != "checksums.json" else b"[]"):
         checkpoint.set_aside_damaged(tmp_path)
-        assert checkpoint.latest_sound(tmp_path) == last
-        whole = (last / file).read_bytes()
-        if number == 11:
-            (last / file).unlink()
-        else:
-            (last / file).write_bytes(b"\xff" * 99 if number == 10 else whole[: len(whole) * number // 10])
+        assert checkpoint.latest_sound(tmp_path) == last and checkpoint.all_of(tmp_path) == [first, last]
+        (last / file).unlink() if damaged is None else (last / file).write_bytes(damaged)
         assert checkpoint.latest_sound(tmp_path) == first
         checkpoint.set_aside_damaged(tmp_path)
         assert checkpoint.all_of(tmp_path) == [first]
         assert f"{last}: " in caplog.text and "; the run goes on from env step 5" in caplog.text
+        last = checkpoint.save(tmp_path, 10, STATE, {"env_step": 10}, keep=2)
+    checkpoint.remove(last)
     (first / file).write_bytes(b"")  # nothing to yield to
     checkpoint.set_aside_damaged(tmp_path)
     assert checkpoint.all_of(tmp_path) == [first] == [checkpoint.latest_sound(tmp_path)]
+
+
+def test_a_number_that_has_changed_on_the_disk_is_never_used(tmp_path):
+    path = checkpoint.save(tmp_path, 5, STATE, {"env_step": 5}, keep=2)
+    (path / "progress.json").write_text(json.dumps({"env_step": 6}))
+    with pytest.raises(UserError, match=r"progress.json cannot be read: its content is not what was written"):
+        checkpoint.load_progress(path)
+    (path / checkpoint.CHECKSUMS).unlink()  # a checkpoint of before there were any
+    assert checkpoint.load_progress(path) == {"env_step": 6}
+
+
+def test_what_save_returned_from_is_on_the_disk(tmp_path, monkeypatch):
+    """The files, the folder of their names, and the folders of its name."""
+    synced: list[str] = []
+    monkeypatch.setattr(disk, "sync", lambda path: synced.append(path.name))
+    checkpoint.save(tmp_path, 5, STATE, {"env_step": 5}, keep=2)
+    assert set(synced) == {
+        "state.safetensors", "progress.json", "checksums.json", "partial", checkpoint.FOLDER, tmp_path.name
+    }  # fmt: skip
+    assert synced[-2:] == [checkpoint.FOLDER, tmp_path.name] and synced[-3] == "partial"
 
 
 def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):

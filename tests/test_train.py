@@ -199,6 +199,29 @@ def test_a_folder_takes_one_process_at_a_time(tmp_path, monkeypatch, caplog):
     assert path.read_bytes().startswith(b"".join(lines)) and read_metrics(Path(config.run_dir))[-1]["env_step"] == 90
 
 
+def test_two_processes_with_locks_of_their_own_do_not_mix(tmp_path, monkeypatch):
+    """On a network folder: the kernel gives either the lock, and the later one becomes the owner."""
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    config, collect = compose(hop(tmp_path, steps=3)), loop.Training._collect
+    folder = Path(config.run_dir)
+
+    def other_starts(training):
+        collect(training)
+        if training.env_step == 40:
+            with run_dir.locked(folder):
+                pass
+
+    with monkeypatch.context() as other:
+        other.setattr(loop.Training, "_collect", other_starts)
+        with pytest.raises(UserError, match=rf"taken over by process {os.getpid()} on .*; this one ends and saves"):
+            loop.train(config)
+    assert newest(folder) == 0 and not (folder / "checkpoints" / "partial").exists()
+    loop.train(config)
+    assert newest(folder) == 60
+    assert [m["env_step"] for m in read_metrics(folder)] == sorted(m["env_step"] for m in read_metrics(folder))
+
+
 @pytest.fixture
 def hangups_count():
     """SIGHUP as in a terminal, though the tests may themselves run under nohup, which ignores it."""

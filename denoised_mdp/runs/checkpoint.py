@@ -1,6 +1,7 @@
 """Checkpoints: `checkpoints/000012000` holds `state.safetensors`, every array by its name, and `progress.json`.
 
-A checkpoint is written atomically: first under another name, then renamed. The number is `env_step`.
+A checkpoint is written atomically: first under another name, then renamed. The number is `env_step`. `checksums.json`
+holds the CRC-32 of both files; every read compares it, and checkpoints of before version 0.2 have none.
 Reading `state.safetensors` needs no code of this project: `safetensors.numpy.load_file` gives names and arrays.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
@@ -18,13 +18,15 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.runs import disk
 
 Tree = TypeVar("Tree")
 
 FOLDER = "checkpoints"
+CHECKSUMS = "checksums.json"
 _log = logging.getLogger(__name__)
 
 
@@ -32,6 +34,8 @@ def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, 
     """Writes a checkpoint and then deletes all but the `keep` newest.
 
     state: a pytree of arrays; progress: plain JSON data, all else that a resumed run needs.
+
+    A power cut after the return takes nothing of it.
 
     Raises:
         OSError: it cannot be written; earlier checkpoints are unchanged.
@@ -42,12 +46,15 @@ def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, 
     partial.mkdir(parents=True)
     _save_state(state, partial / "state.safetensors")
     (partial / "progress.json").write_text(json.dumps(progress))
-    for file in partial.iterdir():
-        with file.open("rb+") as handle:
-            os.fsync(handle.fileno())
+    checksums = {file.name: disk.checksum(file.read_bytes()) for file in sorted(partial.iterdir())}
+    (partial / CHECKSUMS).write_text(json.dumps(checksums))
+    for path in (*partial.iterdir(), partial):
+        disk.sync(path)
     if final.exists():  # of this very step, saved before and again after a signal
         remove(final)
     partial.rename(final)
+    for folder in (final.parent, run_dir):
+        disk.sync(folder)
     for old in all_of(run_dir)[:-keep]:
         remove(old)
     return final
@@ -87,13 +94,13 @@ def latest_sound(run_dir: Path) -> Path | None:
 
 
 def damage(path: Path) -> str | None:
-    """Returns the defect of a checkpoint's files, or None; does not read all of their content."""
+    """Returns the defect of a checkpoint's files, or None."""
     try:
         if "env_step" not in load_progress(path):
             return "progress.json lacks the env step"
-        with safe_open(path / "state.safetensors", "numpy"):
-            return None
-    except (UserError, OSError, SafetensorError) as error:
+        _arrays(path)
+        return None
+    except UserError as error:
         return one_line(error)
 
 
@@ -116,7 +123,7 @@ def load_progress(path: Path) -> dict[str, Any]:
     """
     file = path / "progress.json"
     try:
-        progress = json.loads(file.read_text())
+        progress = json.loads(_read(file))
         if not isinstance(progress, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
@@ -132,11 +139,7 @@ def load_state(path: Path, like: Tree) -> Tree:
     Raises:
         UserError: the file is damaged, or an array is missing, left over or of another shape: each is named.
     """
-    file = path / "state.safetensors"
-    try:
-        saved = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+    file, saved = path / "state.safetensors", _arrays(path)
     wanted = _by_name(like)
     wrong = [f"missing {name}" for name in wanted.keys() - saved.keys()]
     wrong += [f"unexpected {name}" for name in saved.keys() - wanted.keys()]
@@ -148,6 +151,28 @@ def load_state(path: Path, like: Tree) -> Tree:
     if wrong:
         raise UserError(f"{file} does not fit this configuration: {'; '.join(sorted(wrong)[:5])}")
     return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(saved[name]) for name in wanted])
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    file = path / "state.safetensors"
+    try:
+        return load(_read(file))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read: {one_line(error)}") from error
+
+
+def _read(file: Path) -> bytes:
+    """Returns the content of a checkpoint's file.
+
+    Raises:
+        OSError: it cannot be read. ValueError: its content, or checksums.json, is not as it was written.
+    """
+    data, sums = file.read_bytes(), file.with_name(CHECKSUMS)
+    if sums.exists():
+        checksums = json.loads(sums.read_bytes())
+        if not isinstance(checksums, dict) or checksums.get(file.name) != disk.checksum(data):
+            raise ValueError(f"its content is not what was written, by {CHECKSUMS}")
+    return data
 
 
 def shape(path: Path, name: str) -> tuple[int, ...]:

@@ -9,9 +9,11 @@ import fcntl
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from denoised_mdp.config import Config
 from denoised_mdp.config import schema as settings
@@ -69,11 +71,34 @@ def claim(config: Config) -> Path:
     return run_dir
 
 
+class Lock(NamedTuple):
+    """This process's hold of a run's folder."""
+
+    run_dir: Path
+    owner: str  # the line in the lock's file
+
+    def check(self) -> None:
+        """Checks that no other process has taken the folder, as is possible where the file system has no locks.
+
+        Raises:
+            UserError: one has; what this process would write now would mix with that one's.
+        """
+        try:
+            owner = (self.run_dir / LOCK).read_text(errors="replace").strip()
+        except OSError:
+            return  # deleted or out of reach: no sign of another process
+        if owner and owner != self.owner:
+            raise UserError(
+                f"run_dir={self.run_dir} has been taken over by process {one_line(owner)}; this one ends and saves nothing"
+            )
+
+
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path) -> Iterator[Lock]:
     """Locks the folder against training by other processes, inside the context; makes it if it is missing.
 
-    The kernel holds the lock, so that it ends with the process in any case; the file only names its owner.
+    The kernel holds the lock, so that it ends with the process in any case; the file only names its owner. A network
+    folder may give two machines the lock: there the later one becomes the owner, and the earlier one ends at `check`.
 
     Raises:
         UserError: another process trains there, or the folder cannot be written.
@@ -94,10 +119,11 @@ def locked(run_dir: Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # a file system without locks
             _log.warning("run_dir=%s cannot be locked (%s): start no second process there", run_dir, one_line(error))
+        lock = Lock(run_dir, f"{os.getpid()} on {socket.gethostname()}, start {uuid.uuid4().hex[:8]}")
         with suppress(OSError):  # the disk is full: the lock still holds
             os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"{os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
+            os.write(file.fileno(), f"{lock.owner}\n".encode())
+        yield lock
 
 
 def load(run_dir: Path) -> Config:

@@ -64,9 +64,10 @@ def _prepared(configs: Sequence[Config]) -> Iterator[Training]:
     """Yields the training, with the runs' folders locked; folders of new runs are made after all checks."""
     is_main_process = not configs[0].distributed or jax.process_index() == 0
     begun = [config for config in configs if is_main_process and (Path(config.run_dir) / run_dir.CONFIG).exists()]
-    with ExitStack() as locks:
+    with ExitStack() as opened:
+        locks = []
         for config in begun:
-            locks.enter_context(run_dir.locked(Path(config.run_dir)))
+            locks.append(opened.enter_context(run_dir.locked(Path(config.run_dir))))
             checkpoint.set_aside_damaged(Path(config.run_dir))
         _align(configs)
         cache_programs()
@@ -74,8 +75,9 @@ def _prepared(configs: Sequence[Config]) -> Iterator[Training]:
         try:
             for config in configs if is_main_process else ():
                 if config not in begun:
-                    locks.enter_context(run_dir.locked(Path(config.run_dir)))
+                    locks.append(opened.enter_context(run_dir.locked(Path(config.run_dir))))
                 run_dir.claim(config)
+            training.locks = locks
             yield training
         except OSError as error:
             if error.errno not in DISK:
@@ -150,6 +152,7 @@ class Training:
         check_metrics(self.agent, self.runs[0].replay.dtype, shape)
         self.speeds = Speeds()
         self.line: ProgressLine | None = None  # of several runs; a single run uses its logger's
+        self.locks: Sequence[run_dir.Lock] = ()  # of the runs' folders, if they are locked
         self.stop_signal: str | None = None
         self.closing = False
         self._closers = ExitStack()
@@ -170,6 +173,7 @@ class Training:
         with self._signals(), self._logging():
             self._save(lambda run: run.saved is None)
             while True:
+                self._check_locks()
                 owed = self._updates_owed()
                 if owed or self.at_the_end:
                     with self.speeds.waiting():
@@ -312,7 +316,12 @@ class Training:
     def _save(self, is_due: Callable[[Run], bool]) -> None:
         for i, run in enumerate(self.runs):
             if is_due(run):
+                self._check_locks()
                 run.save(self.learner.snapshot(i))
+
+    def _check_locks(self) -> None:
+        for lock in self.locks:
+            lock.check()
 
     @contextmanager
     def _logging(self) -> Iterator[None]:
