@@ -214,7 +214,7 @@ def test_two_processes_with_locks_of_their_own_do_not_mix(tmp_path, monkeypatch)
 
     with monkeypatch.context() as other:
         other.setattr(loop.Training, "_collect", other_starts)
-        with pytest.raises(UserError, match=rf"taken over by process {os.getpid()} on .*; this one ends and saves"):
+        with pytest.raises(UserError, match=rf"taken over by process {os.getpid()} on .*; this one ends, unsaved"):
             loop.train(config)
     assert newest(folder) == 0 and not (folder / "checkpoints" / "partial").exists()
     loop.train(config)

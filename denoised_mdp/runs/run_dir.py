@@ -89,7 +89,7 @@ class Lock(NamedTuple):
             return  # deleted or out of reach: no sign of another process
         if owner and owner != self.owner:
             raise UserError(
-                f"run_dir={self.run_dir} has been taken over by process {one_line(owner)}; this one ends and saves nothing"
+                f"run_dir={self.run_dir} has been taken over by process {one_line(owner)}; this one ends, unsaved"
             )
 
 
