@@ -27,11 +27,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, one_line
 
 FORMAT = 1
 _EPISODE_FILE = re.compile(r"episode-(\d+)-stream-(\d+)\.bin")
 _FACTOR = "factors/"
+_FIELDS: list[tuple[str, DTypeLike, int]] = [  # of every record: name, type, axes
+    ("observation", np.uint8, 3),
+    ("action", np.float32, 1),
+    ("reward", np.float32, 0),
+    ("is_first", np.bool_, 0),
+    ("is_last", np.bool_, 0),
+    ("is_terminal", np.bool_, 0),
+]
 _BUFFERS_PER_READ = 1024  # IOV_MAX of Linux: the most buffers that one preadv fills
 
 
@@ -92,15 +100,9 @@ def record_dtype(
     observation_shape: tuple[int, ...], action_size: int, factors: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]
 ) -> np.dtype:
     """The record of one step, packed, the frame first; `factors`: name -> (dtype, shape)."""
-    fields: list[tuple[str, DTypeLike, tuple[int, ...]]] = [
-        ("observation", np.uint8, tuple(observation_shape)),
-        ("action", np.float32, (action_size,)),
-        ("reward", np.float32, ()),
-        ("is_first", np.bool_, ()),
-        ("is_last", np.bool_, ()),
-        ("is_terminal", np.bool_, ()),
-        *((_FACTOR + name, dtype, tuple(shape)) for name, (dtype, shape) in factors.items()),
-    ]
+    shapes = {"observation": tuple(observation_shape), "action": (action_size,)}
+    fields = [(name, dtype, shapes.get(name, ())) for name, dtype, _ in _FIELDS]
+    fields += [(_FACTOR + name, dtype, tuple(shape)) for name, (dtype, shape) in factors.items()]
     return np.dtype(fields)
 
 
@@ -534,14 +536,28 @@ def _read_spec(directory: Path) -> np.dtype:
     """The record that `spec.json` describes."""
     try:
         spec = json.loads((directory / "spec.json").read_text())
+        form = spec["format"]
         dtype = np.dtype([(field["name"], field["dtype"], tuple(field["shape"])) for field in spec["fields"]])
+        if form == FORMAT:
+            _check_fields(dtype)
     except (FileNotFoundError, NotADirectoryError):
         raise ReplayError(f"{directory} holds no replay: there is no spec.json in it") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReplayError(f"{directory / 'spec.json'} cannot be read: {error}") from None
-    if spec["format"] != FORMAT:
-        raise ReplayError(f"{directory} is a replay of format {spec['format']}, this version reads format {FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ReplayError(
+            f"{directory / 'spec.json'} cannot be read: {type(error).__name__}: {one_line(error)}"
+        ) from None
+    if form != FORMAT:
+        raise ReplayError(f"{directory} is a replay of format {form}, this version reads format {FORMAT}")
     return dtype
+
+
+def _check_fields(dtype: np.dtype) -> None:
+    """Raises a ValueError where a field is missing, or of another type or number of axes than `record_dtype` has."""
+    for name, expected, axes in _FIELDS:
+        if name not in (dtype.names or ()):
+            raise ValueError(f"there is no {name}")
+        if dtype[name].base != np.dtype(expected) or len(dtype[name].shape) != axes:
+            raise ValueError(f"{name} is {dtype[name]}")
 
 
 def _check_same_record(directory: Path, found: np.dtype, wanted: np.dtype) -> None:
