@@ -574,7 +574,7 @@ def load(path: Path) -> Config:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Returns changes that make `new` another run than `old`, as ["model.beta: 0.25 -> 1"]; leaves out CHANGEABLE ones."""
+    """Returns changes that make `new` another run than `old`, as ["model.beta: 0.25 -> 1"], without CHANGEABLE ones."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return [
         f"{name}: {_plain(before.get(name))} -> {_plain(after.get(name))}"
