@@ -22,7 +22,7 @@ Report = Mapping[str, Any]  # the contents of `factorization.json`
 MEASURED = ("seed", "env_step", "headline", "alarms", "matrix", "parts", "clean_pairs", "reconstruction")
 LETTERS_PER_INCH = 15  # at most, in the smallest print
 TITLES = {"x": "x alone\n(Dreamer)", "tia": "TIA", "xy": "x and y\n(Fig. 2b)", "xyz": "x, y and z\n(Fig. 2c)"}
-# The information that each method's x should keep and drop, by the paper's Fig. 3; x may do either with a kind that is missing.
+# The information that each method's x should keep and drop, by the paper's Fig. 3. It may do either with missing kinds.
 EXPECTED = {
     "x": {"controlled_rewarded": "keep", "controlled": "keep", "rewarded": "keep", "neither": "keep"},
     "tia": {"controlled_rewarded": "keep", "rewarded": "keep"},
