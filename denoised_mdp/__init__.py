@@ -1,23 +1,23 @@
 """Denoised MDPs (Wang et al., ICML 2022): world models that tell signal from noise.
 
-config/     what a run is: settings and their ranges
+config/     the settings of a run and their ranges
 envs/       the world: tasks, noise, rendering, workers
-model/      what is believed: the latents, the graph, encoder and decoder, Eq. 4
-agent/      how it acts and learns: one update, one action, the policy learners
-runs/       what lies on disk: folders, checkpoints, replay, metrics, held-out episodes
-analysis/   looking at a run: pictures, curves, what each part knows of the truth
+model/      the world model: latents, graph, encoder and decoder, Eq. 4
+agent/      acting and learning: one update, one action, the policy learners
+runs/       files on disk: folders, checkpoints, replay, metrics, held-out episodes
+analysis/   a trained run: pictures, curves, the true factors in each part
 training/   the loop
-reference/  against the authors' code: weights, parity
-commands/   what a user calls: train, evaluate, visualize, ...
+reference/  comparison with the authors' code: weights, parity
+commands/   the commands of a user: train, evaluate, visualize, ...
 
-Beside them `cli.py` is the command line, `__main__.py` the command `denoised-mdp`, `errors.py` what a user can set
-right, `cache.py` where things are kept, `variables.py` what a shell may have set; `configs` leads to the settings at
-the repository's top, and is a folder of its own in a wheel.
+Beside them, `cli.py` is the command line, `__main__.py` the command `denoised-mdp`, `errors.py` the errors that a user
+can correct, `cache.py` the cache folder, and `variables.py` the environment variables. `configs` is a link to the
+settings at the repository's top, and a folder of its own in a wheel.
 Imports point one way: errors, cache, variables < model, envs, config < agent < runs < analysis, reference, cli
 < training < commands.
 
-What a user imports, each when it is first asked for, so that the places without jax stay without it: `load` a trained
-agent, open a run's `Replay`, `filter_episode`, `freeze` the `NOISE_PARTS`, `decode`.
+A user imports these names from here: `load` a trained agent, open a run's `Replay`, `filter_episode`, `freeze` the
+`NOISE_PARTS`, `decode`. Each is imported at its first use, so that modules without jax do not import it.
 """
 
 from importlib import import_module

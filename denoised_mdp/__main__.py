@@ -14,7 +14,7 @@ USER_ERROR = 2  # exit code
 
 
 def main() -> None:
-    """Runs the command that is named first, with the rest of the line."""
+    """Runs the command in the first argument, with the other arguments."""
     first, *rest = sys.argv[1:] or ["--help"]
     if first in ("-h", "--help"):
         print(_help())

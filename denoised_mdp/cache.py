@@ -1,4 +1,4 @@
-"""The cache folder, for files that can be made again."""
+"""The cache folder, for files that the program can make again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 def folder(name: str) -> Path:
     """Returns this project's folder of that name in the user's cache: below $XDG_CACHE_HOME, or ~/.cache.
 
-    The folder exists and is writable; if the cache is not writable, it is a temporary folder.
+    The folder exists and is writable. If the cache is not writable, the folder is a temporary one.
     """
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

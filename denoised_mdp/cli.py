@@ -1,14 +1,14 @@
-"""From the command line to a checked configuration, with every mistake of a user told in one line.
+"""The command line: composes and checks the configuration, and reports each mistake of a user in one line.
 
-A training command is
+A training command calls
 
-    cli.train(main, check=check)  # main(*configs), one of each seed; check(config)
+    cli.train(main, check=check)  # main(*configs), one for each seed; check(config)
 
-and one about a run that exists
+and a command about an existing run calls
 
     class Options(cli.RunOptions):
-        '''What the script does, for its help.'''
-        episodes: Size = Field(10, description="how many")
+        '''The purpose of the command, for its help.'''
+        episodes: Size = Field(10, description="number of episodes")
 
     cli.look(main, Options)  # main(config, checkpoint, options)
 
@@ -56,7 +56,7 @@ from denoised_mdp.errors import UserError, did_you_mean, one_line, unwritable, u
 from denoised_mdp.runs import run_dir, sources
 
 USER_ERROR = 2  # exit code
-_JAX_TEXTS = ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "JAX_COORDINATOR_ADDRESS")  # taken as they are
+_JAX_TEXTS = ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "JAX_COORDINATOR_ADDRESS")  # unchecked by jax
 _log = logging.getLogger(__name__)
 
 
@@ -67,19 +67,19 @@ class _Told(Exception):
 def train(main: Callable[..., None], *, check: Callable[[Config], object] = lambda config: None) -> None:
     """Runs `main` on the configuration of the command line, with Hydra's -m, --cfg and --help.
 
-    check: looks for what only the world can tell (an unknown task, an empty folder) and writes nothing; a ValueError
-        of it is the user's to see. It has passed for every run of a sweep before the first one starts.
-    main: takes a Config, or those of all seeds that are trained together; it may raise UserError too, and SystemExit
-        to stop a whole sweep.
+    check: finds mistakes that only the world shows (an unknown task, an empty folder), and writes nothing. The user
+        sees its ValueErrors. It passes for every run of a sweep before the first one starts.
+    main: takes a Config, or one for each seed that is trained in this process; it may raise UserError too, and
+        SystemExit to stop a whole sweep.
     """
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises what it would print in many lines
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, which it otherwise prints in many lines
     with _one_line_errors(with_traceback):
         args = _parse_args(sys.argv[1:])
         overrides = [*args.overrides, *_searchpath(args)]
         jobs = [compose_seeds(job) for job in _jobs(overrides, sweep=args.multirun)]
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-            if args.help:  # among the overrides, which come first
+            if args.help:  # overrides come before options
                 sys.argv.insert(1, f"hydra.help.app_name={quoted(invocation())}")
             _hydra(main)
             return
@@ -98,7 +98,7 @@ def train(main: Callable[..., None], *, check: Callable[[Config], object] = lamb
 
 @contextmanager
 def _one_line_errors(with_traceback: bool) -> Iterator[None]:
-    """A UserError inside ends the process with one line, or is raised on; Ctrl-C ends it quietly."""
+    """Ends the process with one line after a UserError, or raises it on; Ctrl-C ends the process quietly."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("denoised_mdp").setLevel(logging.INFO)
     variables.drop_what_changes_numbers()
@@ -116,7 +116,7 @@ def _one_line_errors(with_traceback: bool) -> Iterator[None]:
 
 
 def _check_jax() -> None:
-    """Imports jax where variables are set that it checks as it is imported: a wrong one is the user's to see."""
+    """Imports jax if variables are set that jax checks on import, and reports a wrong one to the user."""
     names = [name for name in os.environ if name.startswith("JAX_") and name not in _JAX_TEXTS]
     if names:
         try:
@@ -126,12 +126,12 @@ def _check_jax() -> None:
 
 
 def _hydra(main: Callable[..., None]) -> None:
-    """What Hydra does beyond composing: sweeps, --cfg, --help."""
+    """Runs Hydra for all but composing: sweeps, --cfg, --help."""
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(functools.partial(_job, main))()
 
 
 def _job(main: Callable[..., None], values: DictConfig) -> None:
-    """One job of a sweep. Its errors are told at once: Hydra would hold them back to the sweep's end."""
+    """Runs one job of a sweep and reports its errors at once: Hydra would keep them until the sweep ends."""
     try:
         main(*resolve(values, HydraConfig.get()))
     except UserError as error:
@@ -161,7 +161,7 @@ def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _searchpath(args: argparse.Namespace) -> list[str]:
-    """What --config-dir, a user's folder of more choices, is as an override."""
+    """Returns --config-dir, a user's folder of more choices, as an override."""
     if args.config_dir is None:
         return []
     folder = Path(args.config_dir).absolute()
@@ -173,7 +173,7 @@ def _searchpath(args: argparse.Namespace) -> list[str]:
 
 
 def _jobs(overrides: Sequence[str], *, sweep: bool) -> list[list[str]]:
-    """The overrides of each job: all combinations of a sweep's values, or the one job."""
+    """Returns the overrides of each job: all combinations of a sweep's values, or the one job."""
     alternatives, known = [], groups(overrides)
     for override in parse_overrides(overrides):
         check_override(override, known)
@@ -201,12 +201,12 @@ def _refuse_shared_run_dirs(configs: Sequence[Config]) -> None:
 
 
 def invocation() -> str:
-    """How this process was called, for its help: python scripts/train.py, or denoised-mdp train."""
+    """Returns the command that started this process, for its help: python scripts/train.py, or denoised-mdp train."""
     return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
 
 
 class RunOptions(Settings):
-    """What every script about a run takes."""
+    """The options of every command about a run."""
 
     run_dir: Place = Field(description="the folder of the run")
     checkpoint: Text = Field("latest", description="latest, or the env step of one")
@@ -214,14 +214,14 @@ class RunOptions(Settings):
 
 
 Options = TypeVar("Options", bound=RunOptions)
-CONSTRUCTOR = "env.constructor"  # of a custom environment: code, which only the command line may allow to run
-ADJUSTABLE = ("render.", "noise.")  # settings of a run that a look at it may change: the world, not the agent
+CONSTRUCTOR = "env.constructor"  # the code of a custom environment; runs only if the command line names it too
+ADJUSTABLE = ("render.", "noise.")  # the settings of a run that `look` may change: the world, not the agent
 
 
 def look(main: Callable[[Config, Path, Options], None], options_type: type[Options]) -> None:
-    """Runs `main` on the settings of a run that exists, the folder of one of its checkpoints, and the options.
+    """Runs `main` on the settings of an existing run, the folder of one of its checkpoints, and the options.
 
-    The command line is key=value, of `options_type` and of the run's own settings under render and noise.
+    The command line consists of key=value pairs: options, and settings of the run under render and noise.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(_help(options_type))
@@ -233,11 +233,11 @@ def look(main: Callable[[Config, Path, Options], None], options_type: type[Optio
 
 
 def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple[Config, Path, Options]:
-    """The settings of the run that `argv` names, a checkpoint's folder, and the options.
+    """Returns the settings of the run in `argv`, the folder of a checkpoint, and the options.
 
     Raises:
-        UserError: there is no such run, it has no such checkpoint, it names code that the command line does not, or an
-            option is unknown or wrong.
+        UserError: there is no such run or checkpoint, the run names code that `argv` does not name, or an option is
+            unknown or wrong.
     """
     own = list(options_type.model_fields)
     adjustable = [name for name in settings.names() if name.startswith(ADJUSTABLE)] + [CONSTRUCTOR]

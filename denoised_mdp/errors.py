@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PICTURES = (".png", ".pdf", ".svg")  # what a figure can be written as
+PICTURES = (".png", ".pdf", ".svg")  # the file types of a figure
 
 
 class UserError(ValueError):
-    """Wrong settings or wrong data. Its message is one line for the user; scripts print that and exit with code 2."""
+    """Wrong settings or wrong data. Its message is one line for the user; scripts print it and exit with code 2."""
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def nearest(name: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean a, b or c?", or nothing where no name is near."""
+    """Returns "; did you mean a, b or c?", or "" if no name is similar."""
     near = nearest(name, known)
     if not near:
         return ""
@@ -92,7 +92,7 @@ def expanded(text: str) -> Path:
 
 
 def output(*suffixes: str) -> Callable[[str], Path]:
-    """Returns an argparse type: a file to write, checked before the work; `suffixes`: those allowed."""
+    """Returns an argparse type: a file to write, checked before the work. `suffixes`: the allowed ones; none: all."""
 
     def checked(text: str) -> Path:
         file = expanded(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-# Variables of jax that change numbers, types or random streams, which only a run's settings decide; usual values.
+# Variables of jax that change numbers, types or random streams; only a run's settings may do so. With their defaults.
 _IGNORED = {
     "JAX_ENABLE_X64": ("0", "false", "off", "no", "f", "n", ""),
     "JAX_DEFAULT_DTYPE_BITS": (),
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def drop_what_changes_numbers() -> None:
-    """Removes variables that would change a run's numbers, with a warning; call it before jax is imported."""
+    """Removes variables that would change a run's numbers, with a warning. Call it before jax is imported."""
     for name, usual in _IGNORED.items():
         value = os.environ.pop(name, None)
         if value is not None and value.lower() not in usual:
@@ -25,6 +25,6 @@ def drop_what_changes_numbers() -> None:
 
 
 def suspects(*beginnings: str) -> str:
-    """ "; NAME=value may be why", of the variables set whose names begin so; or nothing."""
+    """Returns "; NAME=value may be why" for the variables whose names begin so, or "" if none is set."""
     found = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(beginnings)]
     return f"; {', '.join(found)} may be why" if found else ""

@@ -1,4 +1,4 @@
-"""What a task pays without learning: python scripts/baselines.py walker_walk --out baselines.json"""
+"""Measures the returns of a task without learning: python scripts/baselines.py walker_walk --out baselines.json"""
 
 from denoised_mdp.commands.baselines import command
 

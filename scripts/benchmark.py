@@ -1,4 +1,4 @@
-"""What things cost on this machine: python scripts/benchmark.py update size=paper precision=float32"""
+"""Measures the cost of training's parts on this machine: python scripts/benchmark.py update size=paper"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PARTS = ("update", "convolutions", "env", "replay", "acting", "pipeline")
 
 
 def main() -> None:
-    """Prints a table for each part, and writes the numbers as JSON if asked to."""
+    """Prints a table for each part, and writes the numbers as JSON on request."""
     parser = argparse.ArgumentParser(
         description="Measures what the parts of training cost on this machine, and tells how busy it is otherwise.",
         epilog="example: benchmark.py update acting size=paper precision=bfloat16 --out benchmark.json",
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """All the parts asked for, each printed as soon as it is done.
+    """Measures the requested parts, and prints each one at once.
 
     Raises:
         UserError: there is no such part, or a setting is wrong.
@@ -46,13 +46,13 @@ def measure(options: argparse.Namespace) -> None:
     from denoised_mdp.config.compose import compose_seeds
 
     configs = compose_seeds(settings)
-    config = configs[0]  # `seeds` concerns the update and the pipeline
+    config = configs[0]  # only the update and the pipeline use `seeds`
 
     from benchmarks import acting, convolutions, env, machine, pipeline, replay, table, update
 
     agent = {"action_size": options.actions, "repeats": options.repeats}
     measures: dict[str, Callable[[], list[table.Row]]] = {
-        "env": lambda: env.measure(config, steps=options.steps),  # first: what it finds decides on OpenGL
+        "env": lambda: env.measure(config, steps=options.steps),  # first, because it chooses the OpenGL backend
         "update": lambda: (
             update.measure(config, chunk=options.chunk, seeds=len(configs), **agent)
             + update.transfer(config, chunk=options.chunk, **agent)
@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace) -> None:
         if name in wanted or "all" in wanted:
             found[name] = function()
             print("\n" + table.render(f"{name} {' '.join(settings)}", found[name]), flush=True)
-            if options.out is not None:  # after each part: the next may take long
+            if options.out is not None:  # after each part, as the next one may take long
                 report = {part: table.as_json(rows) for part, rows in found.items()}
                 options.out.parent.mkdir(parents=True, exist_ok=True)
                 options.out.write_text(json.dumps(report | {"settings": config.model_dump()}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Our numbers against the reference's: python scripts/check_parity.py tests/golden/*.npz"""
+"""Compares our numbers with the reference's: python scripts/check_parity.py tests/golden/*.npz"""
 
 from denoised_mdp.commands.check_parity import command
 

@@ -1,4 +1,4 @@
-"""The factorizations of several runs side by side: python scripts/compare.py runs/a runs/b --out docs/comparison.png"""
+"""Draws the factorizations of several runs: python scripts/compare.py runs/a runs/b --out docs/comparison.png"""
 
 from denoised_mdp.commands.compare import command
 

@@ -1,4 +1,4 @@
-"""Why an agent does not learn, or that it does: python scripts/diagnose.py run_dir=runs/try"""
+"""Reports why an agent does not learn: python scripts/diagnose.py run_dir=runs/try"""
 
 from denoised_mdp.commands.diagnose import command
 

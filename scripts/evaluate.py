@@ -1,4 +1,4 @@
-"""Returns of a trained agent in held-out environments: python scripts/evaluate.py run_dir=runs/try"""
+"""Measures the returns of a trained agent in held-out environments: python scripts/evaluate.py run_dir=runs/try"""
 
 from denoised_mdp.commands.evaluate import command
 

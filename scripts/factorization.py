@@ -1,4 +1,4 @@
-"""Measures how well a trained model tells signal from noise: python scripts/factorization.py run_dir=runs/try"""
+"""Measures how well a trained model separates signal from noise: python scripts/factorization.py run_dir=runs/try"""
 
 from denoised_mdp.commands.factorization import command
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What the paper's networks cost on this machine's GPU, and one real run, within a time box; all into docs/results/gpu.
+# Measures the paper's networks on this machine's GPU and trains for real, within a time box; writes docs/results/gpu.
 #
-#   bash scripts/gpu_report.sh                             ten minutes: the most telling measurements, then a run
-#   bash scripts/gpu_report.sh 240 env.task=walker_walk    four hours; the rest are settings of pipeline and run
-#   OUT=dry bash scripts/gpu_report.sh --dry-run 5         every step at size=debug, on whatever jax finds
+#   bash scripts/gpu_report.sh                             ten minutes: the most important measurements, then a run
+#   bash scripts/gpu_report.sh 240 env.task=walker_walk    four hours; other arguments are settings of pipeline and run
+#   OUT=dry bash scripts/gpu_report.sh --dry-run 5         every step at size=debug, on any device of jax
 #
-# Needs a jax that sees the GPU, in the environment that is active or in .venv. OUT=folder changes where the results go.
-# Each result is on disk as soon as it exists; what is there already is kept, so the same command goes on after a stop.
-# A step that fails, or for which no time is left, is named and left out; the exit code is then 1.
+# Needs a jax with GPU support, in the active environment or in .venv. OUT=folder writes the results to another folder.
+# Each result is written at once and kept, so that the same command continues after a stop.
+# The script reports and leaves out a step that fails, or for which no time is left; its exit code is then 1.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -23,7 +23,7 @@ run_dir="${RUN_DIR:-runs/gpu}"
 cores="$(nproc)"
 workers=$((cores > 9 ? 8 : cores > 2 ? cores - 1 : 1))
 size=paper seeds="5 16" chunk=10 precisions="float32 bfloat16" convolutions=(size=paper) golden=(tests/golden/*.npz)
-if [[ -n $dry ]]; then # size=debug has no convolutions: the paper's, as thin as can be
+if [[ -n $dry ]]; then # size=debug has no convolutions: take the paper's, as thin as possible
     size=debug seeds=2 chunk=2 precisions=float32 convolutions=(size=paper model.conv_features=1 --repeats 1)
     golden=(tests/golden/xyz_64.npz)
 fi
@@ -36,7 +36,7 @@ backend="$("$python" -c 'import jax; print(jax.default_backend())')"
 [[ -n $dry || $backend == gpu ]] || { say "jax sees no GPU here, only: $backend; see docs/scaling.md"; exit 2; }
 mkdir -p "$out"
 
-# measure NAME SECONDS COMMAND...: the command's output becomes NAME.txt, if that many seconds are left for it.
+# measure NAME SECONDS COMMAND...: writes the command's output to NAME.txt, if that many seconds are left.
 measure() {
     local name=$1 needs=$2 file
     shift 2
@@ -77,7 +77,7 @@ if ((seconds > 60)); then
     status=0
     timeout --signal=TERM "$seconds" "$python" scripts/train.py "${together[@]}" evaluate.workers="$workers" run_dir="$run_dir" \
         logger.tensorboard=false "$@" 2>&1 | tee "$out/run.log" >&2 || status=$?
-    if [[ $status == 0 || $status == 124 ]]; then # 124: its time was up, and it has saved
+    if [[ $status == 0 || $status == 124 ]]; then # 124: the time was over, and the run has saved
         mkdir -p "$out/run"
         cp "$run_dir/config.yaml" "$run_dir/metrics.jsonl" "$out/run"
         cp "$run_dir"/videos/*.png "$out/run" 2>/dev/null || true

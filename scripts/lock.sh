@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the two locks anew: the newest versions within requirements.txt and pyproject.toml, in fresh environments.
+# Writes the two locks anew, in fresh environments: the newest versions that requirements.txt and pyproject.toml allow.
 #
 #   bash scripts/lock.sh                 requirements.lock with python3.11, requirements-3.12.lock with python3.12
 #   bash scripts/lock.sh python3.12      the lock of that interpreter alone
@@ -8,7 +8,7 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-# Of robodesk only the files are used, not the gym that it asks for.
+# We use only the files of robodesk, not the gym that it requires.
 without=(--exclude pip --exclude denoised-mdp --exclude gym --exclude gym-notices)
 
 # lock PYTHON: writes the lock of that interpreter.
@@ -32,7 +32,7 @@ lock() {
     {
         echo "# Every package at the version that was tested, for $about; scripts/setup.sh installs them with"
         echo "# --no-deps. Written by scripts/lock.sh from requirements.txt and pyproject.toml."
-        # dm_control asks for labmaze, which has no wheels for Python 3.13; the suite does not use it.
+        # dm_control requires labmaze, which has no wheels for Python 3.13; the suite does not use it.
         sed 's/^labmaze==.*/& ; python_version < "3.13"/' "$work/core"
         echo "# --- dev extra ---"
         LC_ALL=C comm -13 <(LC_ALL=C sort "$work/core") <(LC_ALL=C sort "$work/all") | LC_ALL=C sort -f

@@ -1,4 +1,4 @@
-"""Executes the notebooks, and keeps what they show in them: python scripts/notebooks.py [notebooks/one.ipynb ...]"""
+"""Executes the notebooks and saves them with their output: python scripts/notebooks.py [notebooks/one.ipynb ...]"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 def main() -> None:
-    """Writes each notebook anew; one whose code raises stays as it was, and its traceback is shown."""
+    """Writes each notebook anew. If its code raises, the notebook does not change, and the traceback is shown."""
     parser = argparse.ArgumentParser(description="Executes notebooks in place, from top to bottom.")
     parser.add_argument("notebooks", type=Path, nargs="*", default=sorted(FOLDER.glob("*.ipynb")))
     for path in parser.parse_args().notebooks:

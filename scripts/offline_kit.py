@@ -1,4 +1,4 @@
-"""Packs what a machine without a network lacks: bash scripts/offline_kit.sh --have jax,flax --out kit.tar.xz"""
+"""Packs packages for a machine without a network: bash scripts/offline_kit.sh --have jax,flax --out kit.tar.xz"""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from pip._vendor.packaging.requirements import Requirement
 from pip._vendor.packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-GLIBC = (17, 24, 26, 27, 28, 31, 34, 35, 39)  # minor versions of glibc 2 that wheels are tagged with
-ON_REQUEST = ("wandb",)  # imported only where a run logs to it
-PRUNED = (  # most of the bulk, and never imported
+GLIBC = (17, 24, 26, 27, 28, 31, 34, 35, 39)  # minor versions of glibc 2 in the tags of wheels
+ON_REQUEST = ("wandb",)  # imported only if a run logs to it
+PRUNED = (  # large, and never imported
     "dm_control/locomotion",
     "dm_control/blender",
-    "imageio_ffmpeg/binaries/ffmpeg*",  # without an ffmpeg videos are GIFs
+    "imageio_ffmpeg/binaries/ffmpeg*",  # without ffmpeg videos are GIFs
     "mujoco/experimental",
     "mujoco/mjx",
     "mujoco/_render_filament*",
-    "labmaze",  # of dm_control/locomotion alone
+    "labmaze",  # only for dm_control/locomotion
 )
 OURS = ("denoised_mdp", "scripts", "requirements.txt", "pyproject.toml", "README.md", "LICENSE")
 
 
 class CannotPack(Exception):
-    """What is missing, in one line."""
+    """A missing package, in one line."""
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def pack(options: argparse.Namespace) -> list[str]:
 
 
 def needed(options: argparse.Namespace, wheels: Path) -> Iterator[tuple[str, Path]]:
-    """Names and wheels of what the package imports, and what that needs, but for what the machine has."""
+    """Yields names and wheels of the requirements, direct and indirect, except those that the machine has."""
     marker = {**default_environment(), "python_version": options.python, "python_full_version": f"{options.python}.0"}
     marker |= {"platform_machine": options.platform, "sys_platform": "linux", "extra": ""}
     have = {canonicalize_name(name) for name in options.have.split(",") if name}
@@ -110,10 +110,10 @@ def needed(options: argparse.Namespace, wheels: Path) -> Iterator[tuple[str, Pat
 
 
 def fetch(requirement: str, options: argparse.Namespace, folder: Path) -> Path:
-    """The wheel of a package for the other machine.
+    """Fetches the wheel of a package for the other machine, and returns its path.
 
     Raises:
-        CannotPack: there is none, and none can be made.
+        CannotPack: there is none, and none can be built.
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     platforms = [f"manylinux_2_{minor}_{options.platform}" for minor in GLIBC]
@@ -122,7 +122,7 @@ def fetch(requirement: str, options: argparse.Namespace, folder: Path) -> Path:
     target += [part for platform in platforms for part in ("--platform", platform)]
     common = ["--no-deps", requirement]
     found = subprocess.run([*pip, "download", "-d", str(folder), *target, *common], capture_output=True, text=True)
-    if found.returncode:  # pure Python that is published as sources alone
+    if found.returncode:  # pure Python, published as sources only
         found = subprocess.run([*pip, "wheel", "-w", str(folder), *common], capture_output=True, text=True)
     made = list(folder.glob("*.whl")) if folder.is_dir() else []
     if len(made) != 1 or (found.returncode and not made):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains the small preset on a noisy task, then shows how well it does and what it believes is signal and noise.
+# Trains the small preset on a noisy task, then evaluates it and draws its signal and noise.
 #
-#   bash scripts/quickstart.sh                          needs Python 3.11 or newer, no GPU; goes on where it stopped
+#   bash scripts/quickstart.sh                          needs Python 3.11 or newer, no GPU; resumes after a stop
 #   bash scripts/quickstart.sh train.env_steps=100000   arguments are overrides of the configuration
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-"""Tells joints from pictures by a trained encoder, and by a new one: python scripts/regress.py run_dir=runs/try"""
+"""Predicts joints from pictures with a trained encoder and a new one: python scripts/regress.py run_dir=runs/try"""
 
 from denoised_mdp.commands.regress import command
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Whether two versions of this code make the same runs, byte for byte: for a change that should change no number.
+# Checks that two versions of this code make the same runs, byte for byte: for a change that should change no number.
 #
 #   git worktree add ../before main && bash scripts/same_numbers.sh ../before .
 #
-# Trains runs of size=debug with both: every model with every learner, several seeds, environments in workers, staleness,
-# the replay on the device, sunlight. Each is also begun by the first version and finished by the second. Compares
-# parameters, replay and progress byte for byte, and metrics but for speed/*. RUNS="xy sac" trains only those whose
-# names match a word; OUT=folder keeps the runs, and those that are finished there are not trained again.
+# Trains runs of size=debug with both: every model with every learner, several seeds, environments in workers,
+# staleness, the replay on the device, sunlight. The first version also begins each run, and the second one finishes it.
+# Compares parameters, replay and progress byte for byte, and metrics except speed/*. RUNS="xy sac" trains only the runs
+# whose names match a word; OUT=folder keeps the runs, and does not train finished ones again.
 set -euo pipefail
 
 (($# == 2)) || { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; }
@@ -44,7 +44,7 @@ for name in $(printf '%s\n' "${!settings[@]}" | sort); do
     say "$name: ${given[*]}"
     train "$before" "$out/$name-before" "${given[@]}"
     train "$after" "$out/$name-after" "${given[@]}"
-    # A finished run with staleness that is trained further acts for a block with newer parameters: no halves of it.
+    # No halves with staleness: after a finished run is extended, it acts for one block with newer parameters.
     pairs=("$out/$name-before $out/$name-after")
     if [[ $name != staleness ]]; then
         half=$([[ $name == workers ]] && echo 3000 || echo 1500)

@@ -1,4 +1,4 @@
-"""Whether two runs are the same, byte for byte but for speed: same_run.py RUN RUN [--finished-later]"""
+"""Checks that two runs are the same, byte for byte except for speed: same_run.py RUN RUN [--finished-later]"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Prints what differs, and ends with 1 if anything does."""
+    """Prints the differences, and ends with exit code 1 if there are any."""
     parser = argparse.ArgumentParser(description="Compares parameters, replay, progress and metrics of two runs.")
     parser.add_argument("runs", type=Path, nargs=2)
     parser.add_argument(
@@ -25,12 +25,12 @@ def main() -> None:
 
 
 def _folders(run: Path) -> Iterator[Path]:
-    """The run, or those of its seeds."""
+    """Yields the folder of the run, or the folders of its seeds."""
     yield from [path.parent for path in run.glob("**/metrics.jsonl")]
 
 
 def differences(first: Path, second: Path, *, finished_later: bool) -> list[str]:
-    """What differs between two runs; nothing if they are the same."""
+    """Returns the differences between two runs; an empty list if they are the same."""
     newest = [max((run / "checkpoints").iterdir(), key=lambda path: path.name) for run in (first, second)]
     if newest[0].name != newest[1].name:
         return [f"checkpoints of env steps {int(newest[0].name)} and {int(newest[1].name)}"]
@@ -44,7 +44,7 @@ def differences(first: Path, second: Path, *, finished_later: bool) -> list[str]
 
 
 def _metrics(run: Path, finished_later: bool) -> list[dict[str, float]]:
-    """The lines without speed; where one run was stopped between, without what is evaluated at a run's end."""
+    """Returns the lines without speed; if one run was stopped in between, also without evaluations."""
     skipped = ("speed/", "evaluate/") if finished_later else ("speed/",)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.strip()]
     kept = [{name: value for name, value in line.items() if not name.startswith(skipped)} for line in lines]

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Makes .venv beside the sources and installs the versions of requirements.lock, or on Python 3.12 and newer those of
-# requirements-3.12.lock; what is there already is re-used.
+# requirements-3.12.lock; re-uses what already exists.
 #
-#   bash scripts/setup.sh         what training needs
-#   bash scripts/setup.sh dev     and what the tests, the linters and RoboDesk need
+#   bash scripts/setup.sh         the packages for training
+#   bash scripts/setup.sh dev     also those for the tests, the linters and RoboDesk
 #
 # PYTHON=/path/to/python chooses the interpreter, VENV=folder another place.
 set -euo pipefail
@@ -15,7 +15,7 @@ say() { echo "[setup] $*" >&2; }
 die() { say "$*"; exit 1; }
 [[ $kind == core || $kind == dev ]] || die "unknown kind of set-up '$kind': it is core or dev"
 
-# The version of an interpreter, as "3.11"; nothing where it is missing or does not start.
+# The version of an interpreter, as "3.11"; empty if it is missing or does not start.
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
 new_enough() { [[ $1 =~ ^3\.([0-9]+)$ ]] && ((BASH_REMATCH[1] >= 11)); }
 
@@ -32,7 +32,7 @@ find_python() {
     die "Python 3.11 or newer is needed${seen:-, none was found}: sudo apt install python3.11 python3.11-venv"
 }
 
-# What an installation depends on: the pins, our own metadata, the interpreter, and where it all lies.
+# A hash of everything that an installation depends on: the pins, our metadata, the interpreter and the folder.
 stamp() {
     {
         cat "$pins" "$root/requirements.txt" "$root/pyproject.toml"
@@ -42,7 +42,7 @@ stamp() {
 }
 installed() { [[ -f "$venv/installed-$1" && "$(<"$venv/installed-$1")" == "$(stamp)" ]]; }
 
-# What pip is at, from its output, on one line that is written over; nothing where nobody watches.
+# Shows pip's progress, from its output, on one line that is overwritten; prints nothing without a terminal.
 show_progress() {
     local word name rest count=0
     while read -r word name rest; do

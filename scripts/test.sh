@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets up .venv, then runs the linters, the type checker and the tests; arguments go to pytest (paths: from the project's folder).
+# Sets up .venv, then runs the linters, the type checker and the tests; arguments go to pytest (with paths from the top).
 #
 #   bash scripts/test.sh                 everything
-#   bash scripts/test.sh -k replay       the tests whose names hold "replay"
+#   bash scripts/test.sh -k replay       the tests with "replay" in their names
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

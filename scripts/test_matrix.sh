@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets up and tests on every supported Python that is found here, each in a fresh environment, and prints a table.
+# Sets up and tests on every supported Python of this machine, each in a fresh environment, and prints a table.
 #
 #   bash scripts/test_matrix.sh                everything, on 3.11 to 3.14
 #   bash scripts/test_matrix.sh -k replay      arguments go to pytest
 #
-# PYTHONS="python3.12 /path/to/python" names the interpreters. The environments are made in a temporary folder, a
-# gigabyte and a half each, and removed after their tests; the logs stay in OUT, by default .cache/matrix.
+# PYTHONS="python3.12 /path/to/python" selects the interpreters. The environments are in a temporary folder, take 1.5 GB
+# each, and are removed after their tests; the logs stay in OUT, by default .cache/matrix.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -18,7 +18,7 @@ cd "$root"
 say() { echo "[matrix] $*" >&2; }
 row() { printf '%-8s %-10s %-9s %-8s %-44s %s\n' "$@"; }
 
-# The interpreters named in PYTHONS, or of each version the one on the path, or else pyenv's newest.
+# The interpreters in PYTHONS; without it, for each version the one on the path, or else pyenv's newest.
 interpreters() {
     local minor candidate
     if [[ -n ${PYTHONS:-} ]]; then tr ' ' '\n' <<<"$PYTHONS"; return; fi
@@ -29,7 +29,7 @@ interpreters() {
     done
 }
 
-# on PYTHON ARGUMENTS...: a line of the table; false if something failed.
+# on PYTHON ARGUMENTS...: prints a line of the table; false if something failed.
 on() {
     local python=$1 version venv packages log status=0
     shift
@@ -46,7 +46,7 @@ on() {
     SECONDS=0
     PATH="$venv/bin:$PATH" JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@" \
         >>"$log" 2>&1 || status=$?
-    # pytest's closing line, without the time that is the last column, and without its colours
+    # pytest's last line, without the time (the last column has it) and without colours
     row "$version" "${packages[@]}" "$(tail -n 1 "$log" | sed 's/ in [0-9.]*s.*//; s/^=* *//')" "$SECONDS s"
     rm -rf "$venv"
     return $status

@@ -1,4 +1,4 @@
-"""Pictures of what a trained agent believes: python scripts/visualize.py run_dir=runs/try"""
+"""Draws a trained agent's signal and noise: python scripts/visualize.py run_dir=runs/try"""
 
 from denoised_mdp.commands.visualize import command
 

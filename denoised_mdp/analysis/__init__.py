@@ -1,13 +1,14 @@
-"""Analysis of a run, and of its model's beliefs.
+"""Analysis of a run, and of its model's latents.
 
-posterior       an episode through a model's posterior
-visualize       an episode decoded part by part, and predicted open-loop
-counterfactual  parts swapped between episodes, single dimensions varied, other actions imagined
-curves          runs beside each other: curves, any metric, tables
+posterior       filters an episode with a model's posterior
+visualize       decodes an episode part by part, and predicts it open-loop
+counterfactual  swaps parts between episodes, varies single dimensions, imagines other actions
+curves          compares runs: learning curves, any metric, tables
+diagnosis       reports why an agent does not learn
 recordings      episodes with the ground truth, under a fixed mixture of policies, in a file that models share
-obtain          the same as a user asks for them, in this world's policies or a file
-factorization/  the true factors that each latent part contains
-regression      how well joints can be told from what an encoder makes of single pictures; regression_report writes it
+obtain          loads or records such episodes as a user requests them
+factorization/  measures the true factors in each latent part
+regression      predicts joint positions from an encoder's embedding of one picture; regression_report writes the result
 baselines       returns of random and of constant actions in a world
 notebook        pictures and sliders in a notebook
 """

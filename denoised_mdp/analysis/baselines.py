@@ -1,6 +1,6 @@
 """The returns of a task without learning: of a random policy, and of one constant action.
 
-A learning curve has a meaning only beside these two. No pictures are made, so an episode takes milliseconds.
+A learning curve means something only beside these two. Nothing is rendered, so an episode takes milliseconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Baselines(NamedTuple):
 
 
 def of_run(task: str, action_repeat: int, run_dir: Path, *, episodes: int = 10, candidates: int = 50) -> Baselines:
-    """The baselines of a run on a task of the suite; takes seconds, as nothing is drawn."""
+    """Returns the baselines of a run on a task of the suite; takes seconds, as nothing is rendered."""
     world, rng = suite_world(task, seed=0), np.random.default_rng(0)
     evaluations = [line for line in read_metrics(run_dir) if "evaluate/return_mean" in line]
     untrained = [line["evaluate/return_mean"] for line in evaluations if line["env_step"] == 0]
@@ -72,7 +72,7 @@ def episode_return(world: World, policy: Policy, *, action_repeat: int) -> float
 
 
 def random_returns(world: World, rng: np.random.Generator, *, episodes: int, action_repeat: int) -> NDArray[np.float64]:
-    """[episodes], the returns of actions drawn uniformly, as while a replay is prefilled."""
+    """Returns the returns [episodes] of uniform actions, as in the prefill."""
     size = world.action_spec().shape
     returns = [
         episode_return(world, lambda: rng.uniform(-1, 1, size), action_repeat=action_repeat) for _ in range(episodes)
@@ -83,9 +83,10 @@ def random_returns(world: World, rng: np.random.Generator, *, episodes: int, act
 def best_constant(
     world: World, rng: np.random.Generator, *, candidates: int, episodes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The best of many constant actions [A], and its returns [episodes].
+    """Returns the best of many constant actions [A], and its returns [episodes].
 
-    Zero, half uniform ones and half corners get an episode each; the ten best get `episodes` more, which decide.
+    The candidates are zero and, in equal numbers, uniform actions and corners. Each gets one episode; the ten best get
+    `episodes` more, which decide.
     """
     size = world.action_spec().shape
     corners = np.sign(rng.normal(size=(candidates // 2, *size)))

@@ -1,4 +1,4 @@
-"""What would the picture be if? Parts exchanged between episodes, one dimension walked, x imagined under other actions.
+"""Counterfactual pictures: parts swapped between episodes, one dimension varied, x imagined under other actions.
 
 Shapes: T = rows of an episode, H W = image, A = action, V = values, S = width of a state.
 """
@@ -19,7 +19,7 @@ from denoised_mdp.errors import UserError, one_line
 from denoised_mdp.model.latent import Factor, Latent
 from denoised_mdp.model.protocol import WorldModel
 
-REACH = 3.0  # standard deviations either way, in a walk
+REACH = 3.0  # standard deviations to each side, in a walk
 
 
 class Seen(NamedTuple):
@@ -30,31 +30,31 @@ class Seen(NamedTuple):
 
 
 def swap(a: Latent[Factor], b: Latent[Factor], parts: Collection[str]) -> tuple[Latent[Factor], Latent[Factor]]:
-    """`a` with the named parts of `b`, and `b` with those of `a`; both [T, ...], step by step."""
+    """Returns `a` with the named parts of `b`, and `b` with those of `a`; both [T, ...], step by step."""
     of_a, of_b = ({name: getattr(s, name) for name in parts} for s in (a, b))
     return a._replace(**of_b), b._replace(**of_a)
 
 
 def walk(s: Latent[Factor], part: str, dimension: int, values: jax.Array) -> Latent[Factor]:
-    """One latent [...] with one dimension of a part's state at each of `values` [V], all else as it is: [V, ...]."""
+    """Sets one dimension of a part's state to each of `values` [V] in one latent [...]: latents [V, ...]."""
     copies = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(values), *v.shape)), s)
     factor: Factor = getattr(copies, part)
     return copies._replace(**{part: factor._replace(state=factor.state.at[:, dimension].set(values))})
 
 
 def imagine(world_model: WorldModel, s: Latent[Factor], action: jax.Array, key: jax.Array) -> Latent[Factor]:
-    """x moves on from one latent [...] under actions [T, A], by its prior; other parts stay as they are: [T, ...]."""
-    x = predict(world_model, s, action, key).x  # by the graph it depends on nothing but x and the actions
+    """Predicts x from one latent [...] under actions [T, A], by the prior; other parts do not change: [T, ...]."""
+    x = predict(world_model, s, action, key).x  # in the graph it depends on x and the actions alone
     return jax.tree.map(lambda v: jnp.broadcast_to(v, (len(action), *v.shape)), s)._replace(x=x)
 
 
 def swap_rows(
     world_model: WorldModel, a: Seen, b: Seen, parts: Collection[str], key: jax.Array
 ) -> dict[str, NDArray[np.uint8]]:
-    """Rows of pictures [T, H, W, 3] by title: two episodes, and each with parts of the other at the same step.
+    """Returns rows of pictures [T, H, W, 3] by title: two episodes, and each with parts of the other at the same step.
 
     Raises:
-        UserError: the model lacks one of the parts.
+        UserError: the model has no such part.
     """
     length = min(len(a.action), len(b.action))
     of_a, of_b = (
@@ -81,13 +81,13 @@ def walk_rows(
     at: int | None = None,
     steps: int = 9,
 ) -> tuple[dict[str, NDArray[np.uint8]], list[str]]:
-    """Rows of pictures [V, H, W, 3] by title, one for each dimension walked, and a label for each of the V = `steps`.
+    """Returns rows of pictures [V, H, W, 3] by title, one per varied dimension, and a label per picture, V = `steps`.
 
-    From -3 to 3 standard deviations around its mean over the episode, in row `at` of it (the middle one if None).
-    dimensions: of the part's state; the six that carry the most information if None.
+    A dimension goes from -3 to 3 standard deviations around its mean over the episode; all else is as in row `at` (the
+    middle one if None). dimensions: of the part's state; the six with the most information if None.
 
     Raises:
-        UserError: the model lacks the part, or it has no such dimension; `at` lies outside the episode.
+        UserError: the model has no such part or dimension, or `at` lies outside the episode.
     """
     s = filter_episode(world_model, *seen, key).s
     _check(s, part)
@@ -113,12 +113,12 @@ def walk_rows(
 def imagine_rows(
     world_model: WorldModel, seen: Seen, plans: Mapping[str, NDArray[np.float32]], context: int, key: jax.Array
 ) -> dict[str, NDArray[np.uint8]]:
-    """Rows of pictures [T', H, W, 3] by title: what happened after `context` rows, and x under each plan [T', A].
+    """Returns rows of pictures [T', H, W, 3] by title: the episode after `context` rows, and x under each plan [T', A].
 
-    All begin in the same latent, with the noise as it was then. The shortest plan decides T'.
+    All begin in the same latent, and the noise parts stay as they are there. The shortest plan decides T'.
 
     Raises:
-        UserError: `context` leaves nothing of the episode; a plan has another number of actions.
+        UserError: `context` leaves nothing of the episode, or a plan has another number of actions.
     """
     if not 0 < context < len(seen.action):
         raise UserError(f"context is {context}, the episode has {len(seen.action)} rows")
@@ -135,10 +135,10 @@ def imagine_rows(
 
 
 def actions(name: str, recorded: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Actions [T, A] by name: as `recorded` [T, A], zero, reversed (the recorded ones, negated), or what a .npy holds.
+    """Returns actions [T, A] by name: `recorded` [T, A], zero, reversed (the recorded ones, negated), or a .npy file.
 
     Raises:
-        UserError: it is no such name, and no file that holds an array.
+        UserError: the name is none of these, or the file holds no array.
     """
     known = {"recorded": recorded, "zero": np.zeros_like(recorded), "reversed": -recorded}
     if name in known:

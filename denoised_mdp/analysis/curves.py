@@ -1,4 +1,4 @@
-"""Several runs beside each other: learning curves, any other metric over time, and their last numbers."""
+"""Compares several runs: learning curves, any other metric over time, and the last values."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ LABELS = {
 
 
 def curve(folder: Path, name: str = METRIC) -> tuple[np.ndarray, np.ndarray]:
-    """A metric of a run over time: env steps [N] and values [N], if it is not named the mean return of its evaluations.
+    """Returns a metric of a run over time, by default the mean evaluation return: env steps [N] and values [N].
 
     Raises:
-        UserError: the run has none.
+        UserError: the run has no such metric.
     """
     rows = [(line["env_step"], line[name]) for line in read_metrics(folder) if name in line]
     if not rows:
@@ -45,14 +45,14 @@ def curve(folder: Path, name: str = METRIC) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[Figure, dict[str, Any]]:
-    """Draws every run's return, thin, and the mean of each model and policy learner over seeds, thick.
+    """Draws the return of every run, thin, and the mean over seeds of each model and policy learner, thick.
 
     Returns the picture and the last evaluations.
 
-    baselines: what scripts/baselines.py wrote; drawn as horizontal lines.
+    baselines: the result of scripts/baselines.py; drawn as horizontal lines.
 
     Raises:
-        UserError: a folder holds no run, or one without evaluations; the runs are of several tasks.
+        UserError: a folder holds no run or no evaluation, or the runs or baselines do not belong together.
     """
     configs = {folder: run_dir.load(folder) for folder in folders}
     tasks = {f"{config.env.task}, {_noise(config)}" for config in configs.values()}
@@ -95,10 +95,10 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[
 
 
 def draw_metrics(folders: Sequence[Path], names: Sequence[str], *, columns: int = 3) -> Figure:
-    """Metrics over time: a panel each, in it a line for every run that has it, in the colour of its method.
+    """Draws metrics over time: a panel for each, with a line for each run that has it, in the colour of its method.
 
     Raises:
-        UserError: a folder holds no run; none of the runs has one of the metrics.
+        UserError: a folder holds no run, or no run has one of the metrics.
     """
     configs = {folder: run_dir.load(folder) for folder in folders}
     colours = _colours(configs.values())
@@ -124,7 +124,7 @@ def draw_metrics(folders: Sequence[Path], names: Sequence[str], *, columns: int 
 
 
 def table(folders: Sequence[Path]) -> str:
-    """Returns the method and progress of each run, as Markdown; a metric that it does not have is left empty.
+    """Returns the method and progress of each run, as Markdown; the cell of a missing metric is empty.
 
     Raises:
         UserError: a folder holds no run.
@@ -150,7 +150,7 @@ def table(folders: Sequence[Path]) -> str:
 
 
 def last_values(folder: Path) -> str:
-    """The last value of each of a run's metrics and what it means, as Markdown."""
+    """Returns the last value and the meaning of each metric of a run, as Markdown."""
     last = {name: value for line in read_metrics(folder) for name, value in line.items()}
     head = [f"{folder.name}, env step {last.get('env_step', 0):,}", "", "| metric | last | meaning |", "|---|---:|---|"]
     told = {name: meaning.replace("|", "\\|") for name, meaning in METRICS.items()}  # within a table

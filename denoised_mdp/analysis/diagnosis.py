@@ -1,7 +1,7 @@
-"""Why an agent does not learn: what its model predicts of the reward, what its critic believes, what its policy does.
+"""Finds why an agent does not learn, from its model's reward predictions, its critic's values and its policy's actions.
 
-Everything is measured on episodes that the agent itself has just played in held-out environments, so that its
-beliefs can be compared with the outcome. `diagnose` measures, `verdict` puts it into words, `draw` shows it.
+The agent has just played the episodes in held-out environments, so that its beliefs can be compared with the outcome.
+`diagnose` measures, `verdict` puts the result into words, `draw` shows it.
 
 Shapes: T = rows of an episode, E = episodes, H = imagined steps, S = states that imagination starts from.
 """
@@ -27,42 +27,42 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-HORIZONS = (1, 5, 10, 15)  # open-loop steps that are reported
+HORIZONS = (1, 5, 10, 15)  # reported open-loop steps
 HORIZON = max(HORIZONS)
-BURN_IN = 20  # rows of an episode before which nothing is begun: the filter has seen too little
+BURN_IN = 20  # first rows of an episode that are left out: the filter has seen too little there
 EVERY = 5  # rows between two states that imagination starts from
-SATURATED = 0.99  # an action as good as at its bound
+SATURATED = 0.99  # an action beyond it counts as at its bound
 
 
 class Diagnosis(NamedTuple):
-    """Figures of an agent; R2 is the share of a variance that is explained: 1 at best, below 0 worse than the mean."""
+    """Figures of an agent. R2 is the explained share of a variance: 1 at best, below 0 worse than the mean."""
 
-    reward_mean: float  # of an agent step, as earned
+    reward_mean: float  # real reward per agent step
     reward_stddev: float
     reward_r2: float  # of r_x + r_y against the reward, with every picture seen
-    open_loop_r2: dict[int, float]  # of r_x after so many steps in which actions are known and no picture is seen
-    y_reward_share: float  # of the reward's variance, that of r_y
+    open_loop_r2: dict[int, float]  # by number of steps without a picture: of r_x, under the recorded actions
+    y_reward_share: float  # variance of r_y, as a share of the reward's
     y_reward_mean: float
-    value_correlation: float  # between the value of x and the discounted return that was earned from there
+    value_correlation: float  # between the value of x and the real discounted return from there
     value_mean: float
-    return_mean: float  # the discounted return, where the value is measured
+    return_mean: float  # the real discounted return from the same states
     imagined_sum: float  # of rewards over `HORIZON` steps, imagined with the policy's own actions
-    earned_sum: float  # and earned in the same steps
-    entropy: float  # of the policy, nats for each dimension of the action; 0.69 is uniform
-    saturation: float  # share of its actions that are at their bound
-    action_spread: float  # standard deviation over states of its actions; 0: it does the same everywhere
-    kl_x: float  # nats for each step
+    earned_sum: float  # of the real rewards in the same steps
+    entropy: float  # of the policy, nats per dimension of the action; 0.69 is uniform
+    saturation: float  # share of the policy's actions at their bound
+    action_spread: float  # standard deviation of the policy's actions over states; 0: the same action everywhere
+    kl_x: float  # nats per step
     kl_x_below_free_nats: float  # share of the steps
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers."""
+        """Returns plain numbers."""
         return self._asdict() | {"open_loop_r2": {str(k): v for k, v in self.open_loop_r2.items()}}
 
 
 class Traces(NamedTuple):
-    """The curves that the picture shows beside the figures."""
+    """The curves of the picture."""
 
-    value: np.ndarray  # of the states whose return is known
+    value: np.ndarray  # of states that are not too close to the episode's end for a return
     earned_return: np.ndarray
     imagined: np.ndarray  # [S], sums of rewards over `HORIZON` steps
     earned: np.ndarray  # [S]
@@ -70,10 +70,10 @@ class Traces(NamedTuple):
 
 
 def diagnose(agent: Agent, state: TrainState, episodes: Sequence[Episode], key: jax.Array) -> tuple[Diagnosis, Traces]:
-    """The figures of an agent that has played these episodes, their pictures included.
+    """Returns the figures of an agent that has played these episodes; they must include their pictures.
 
     Raises:
-        UserError: the policy has no value of states (SAC), or the episodes are too short.
+        UserError: the policy has no critic of states (SAC), or the episodes are too short.
     """
     policy = agent.config.policy
     if policy.name != "dynamics":
@@ -120,11 +120,11 @@ class _Beliefs(NamedTuple):
     reward_x: jax.Array  # [T, E], with every picture seen
     reward_y: jax.Array  # [T, E]
     value: jax.Array  # [T, E]
-    action: jax.Array  # [T, E, A], what the policy would do without exploring
+    action: jax.Array  # [T, E, A], the policy's action without exploration
     entropy: jax.Array  # [T, E]
     kl_x: jax.Array  # [T, E]
     open_loop: jax.Array  # [H + 1, S, E], r_x after the recorded actions
-    imagined: jax.Array  # [H, S, E], r_x after the policy's own
+    imagined: jax.Array  # [H, S, E], r_x after the policy's own actions
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -163,7 +163,7 @@ def _beliefs(agent: Agent, state: TrainState, observation, action, starts, key) 
 
 
 def r2(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Returns the share of the variance that is explained."""
+    """Returns the explained share of the variance."""
     return float(1 - np.mean((predicted - true) ** 2) / max(float(np.var(true)), 1e-12))
 
 
@@ -172,7 +172,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _discounted(reward: np.ndarray, discount: float, last_value: np.ndarray) -> np.ndarray:
-    """[T, E], what was earned from each row on; beyond the last row what the critic expects there."""
+    """Returns the discounted return [T, E] from each row on, with the critic's value for the last row."""
     returns = np.empty_like(reward)
     following = last_value
     for t in reversed(range(len(reward))):
@@ -182,9 +182,9 @@ def _discounted(reward: np.ndarray, discount: float, last_value: np.ndarray) -> 
 
 
 def verdict(d: Diagnosis, *, free_nats_on_prior: bool = True, y_may_be_rewarded: bool = False) -> list[str]:
-    """Returns the faults, the most basic first, one sentence each; or a sentence that there is none.
+    """Returns the faults, the most basic first, one sentence each; or one sentence if there are none.
 
-    free_nats_on_prior: as of the model. y_may_be_rewarded: whether the world has a noise that the reward depends on.
+    free_nats_on_prior: the model's setting. y_may_be_rewarded: whether the reward depends on a noise of the world.
     """
     found = []
     if d.reward_stddev < 1e-4:
@@ -225,7 +225,7 @@ def verdict(d: Diagnosis, *, free_nats_on_prior: bool = True, y_may_be_rewarded:
 
 
 def draw(d: Diagnosis, traces: Traces, sentences: Sequence[str], title: str) -> Figure:
-    """The open-loop prediction, the critic and imagination against what came true, and the verdict."""
+    """Draws the open-loop prediction, the critic and imagination against the real rewards, and the verdict."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     steps = np.arange(HORIZON + 1)
     axes[0].plot(steps, np.clip(traces.open_loop_r2, -1, 1), marker="o", color="C0")

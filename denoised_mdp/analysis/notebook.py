@@ -1,4 +1,4 @@
-"""What only notebooks need: showing pictures, with sliders where ipywidgets is there."""
+"""Functions for notebooks: they show pictures, with sliders if ipywidgets is installed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from IPython.display import Image as Shown
     from matplotlib.figure import Figure
 
-COLOURS = 128  # so few make a picture a quarter of its size, which a notebook keeps in its file, and are hardly seen
+COLOURS = 128  # few colours make a picture in a notebook's file four times smaller, and the eye hardly sees it
 
 
 def show(picture: Image.Image | Figure) -> Shown:
-    """A strip of pictures, or a figure of matplotlib's, as a small PNG."""
+    """Returns a strip of pictures, or a figure of matplotlib, as a small PNG."""
     from IPython.display import Image as Shown
 
     if not isinstance(picture, Image.Image):
@@ -30,11 +30,11 @@ def show(picture: Image.Image | Figure) -> Shown:
 
 
 def explore(draw: Callable[..., Image.Image | Figure], **controls: Any) -> None:
-    """Shows what `draw` returns, under a slider or menu for each of the named arguments.
+    """Shows the result of `draw` under a slider or menu for each of the named arguments.
 
-    Without ipywidgets (the extra `notebooks`) it is what `draw` returns by its own defaults, as a plain picture.
+    Without ipywidgets (the extra `notebooks`) it shows the result for the defaults of `draw` as a plain picture.
 
-    controls: what an argument may be, as of ipywidgets.interact: (first, last), (first, last, step) or a list.
+    controls: the values of an argument, as in ipywidgets.interact: (first, last), (first, last, step) or a list.
     """
     from IPython.display import display
 
@@ -44,7 +44,7 @@ def explore(draw: Callable[..., Image.Image | Figure], **controls: Any) -> None:
         display(show(draw()))
         return
 
-    @wraps(draw)  # with its defaults, where the sliders begin
+    @wraps(draw)  # keeps the defaults, where the sliders begin
     def shown(**chosen: Any) -> Shown:
         return show(draw(**chosen))
 

@@ -1,4 +1,4 @@
-"""Recorded episodes at a user's request: from a file, or made by named policies."""
+"""Recorded episodes at a user's request: from a file, or by named policies."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def obtain(
     noises: int = 0,
     robot: bool = False,
 ) -> tuple[TrainState, Recordings]:
-    """The state of a checkpoint, and episodes of its world: those of the file `data`, which is written if not there.
+    """Returns the state of a checkpoint, and episodes of its world. It reads the file `data`, or writes a missing one.
 
-    clips: environments to record in, each with its own video; the rest as `recordings.collect` takes it.
+    clips: number of environments to record in, each with its own video; for the rest see `recordings.collect`.
 
     Raises:
-        UserError: the file is of another world, or a policy's name names none.
+        UserError: the file comes from another world, or a policy has an unknown name.
     """
     world = {"env": config.env.model_dump(), "noise": config.noise.model_dump()}
     if data is not None and Path(data).exists():
@@ -59,10 +59,10 @@ def obtain(
 
 
 def policy(name: str, config: Config, agent: Agent, state: TrainState) -> Policy:
-    """The policy of an option's name; `agent` and `state` are this run's, `self`.
+    """Returns a policy by its name in an option; the name `self` stands for `agent` with `state`.
 
     Raises:
-        UserError: it names neither a policy nor the folder of a run in this world.
+        UserError: the name is neither a policy's nor the folder of a run in this world.
     """
     if name in recordings.RANDOM:
         return recordings.RANDOM[name](agent.action_size)
@@ -74,7 +74,11 @@ def policy(name: str, config: Config, agent: Agent, state: TrainState) -> Policy
 
 
 def refuse_another_world(what: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raises a UserError that names the settings in which two worlds differ, if any."""
+    """Checks that two worlds are the same.
+
+    Raises:
+        UserError: they differ; the message names the settings.
+    """
     differ = [
         f"{section}.{name}: {theirs[section].get(name)} -> {value}"
         for section in ours

@@ -1,4 +1,4 @@
-"""One episode through a model's posterior.
+"""Filters one episode with a model's posterior.
 
 Shapes: T = rows of the episode, H W = image, A = action, S = width of a state.
 """
@@ -24,10 +24,10 @@ class Filtered(NamedTuple):
 
 @jax.jit
 def filter_episode(world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array) -> Filtered:
-    """Filters [T, H, W, 3] uint8 and [T, A]. One key is one draw of the posterior's noise, whatever is observed.
+    """Filters observations [T, H, W, 3] uint8 and actions [T, A]. The key alone decides the posterior's noise.
 
-    A sample, not the mean: that is what policy and decoder see, and a part that has collapsed still has a mean in which
-    a probe might read what is drowned in the noise of every sample.
+    The result is a sample, not the mean, because policy and decoder see samples. A probe might read from the mean of a
+    collapsed part information that the noise hides in every sample.
     """
     s, q, p = _observe(world_model, observation, action, key)
     kl = Latent(*(q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True)))
@@ -38,7 +38,7 @@ def filter_episode(world_model: WorldModel, observation: jax.Array, action: jax.
 def information(
     world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array
 ) -> Latent[jax.Array]:
-    """Nats a step in each dimension of each part's state, [S] of each: KL(q || p), a mean over an episode [T, ...]."""
+    """Returns KL(q || p) for each dimension [S] of each part's state, in nats per step: a mean over an episode [T]."""
     _, q, p = _observe(world_model, observation, action, key)
     each = jax.tree.map(lambda v: v[..., None], (q, p))
     return Latent(*(q_i.kl(p_i).mean((0, 1)) for q_i, p_i in zip(*each, strict=True)))
@@ -47,12 +47,12 @@ def information(
 def _observe(
     world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array
 ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
-    """s, q and p of every part, [T, 1, ...]: the episode is a batch of one sequence."""
+    """Returns s, q and p of every part, [T, 1, ...]: the episode is a batch of one sequence."""
     first = jnp.zeros((len(action), 1), bool)
     noise = world_model.transition.noise(key, first.shape)
     return world_model.observe(observation[:, None], action[:, None], first, noise)
 
 
 def present(s: Latent[Factor]) -> list[str]:
-    """The names of the parts that a model has."""
+    """Returns the names of a model's parts."""
     return [name for name in Latent._fields if getattr(s, name).state.shape[-1]]

@@ -1,6 +1,6 @@
 """Held-out episodes with the ground truth, under a fixed mixture of policies: the common test data of several models.
 
-A model's own policy would be an unfair test: one that stands still visits too few different states.
+A model's own policy would make an unfair test: if it stands still, it visits too few states.
 Shapes: T = rows of an episode (row 0 is the reset), H W = image, A = action.
 """
 
@@ -20,40 +20,40 @@ from denoised_mdp.agent import Agent, TrainState
 from denoised_mdp.envs import AnyEnv, FactorKind, Step
 from denoised_mdp.errors import UserError, one_line
 
-Act = Callable[[Step], NDArray[np.float32]]  # the policy of one episode: a step to an action [A] in [-1, 1]
+Act = Callable[[Step], NDArray[np.float32]]  # the policy in one episode: maps a step to an action [A] in [-1, 1]
 Policy = Callable[[np.random.Generator], Act]  # begins an episode
 
-_FLIP = 0.1  # chance at each step that a component of a bang-bang action changes its sign: held for ten steps or so
+_FLIP = 0.1  # chance per step that a component of a bang-bang action changes its sign: it holds for about ten steps
 
 
 class Recording(NamedTuple):
-    """One whole episode with the truth about it."""
+    """One whole episode with the ground truth."""
 
     observation: NDArray[np.uint8]  # [T, H, W, 3]
-    action: NDArray[np.float32]  # [T, A], what led to the row; zero in row 0
+    action: NDArray[np.float32]  # [T, A], the action that led to the row; zero in row 0
     reward: NDArray[np.float32]  # [T], of that action
     factors: dict[str, NDArray[Any]]  # name -> [T, ...]
-    robot: NDArray[np.bool_] | None  # [T, H, W], what is controlled in the picture; None where nobody asked, or knows
+    robot: NDArray[np.bool_] | None  # [T, H, W], pixels that the agent controls; None: not requested, or unknown
 
 
 class Recordings(NamedTuple):
     """The common test data of all models of one world."""
 
-    episodes: list[Recording]  # each with a start, and noise, of its own; in `repeats` equal runs
-    repeats: int  # how often each policy was in each environment: once in each run of episodes
-    pairs: list[list[Recording]]  # [physics][noise]: a row is one physics under several noises, under the same actions
+    episodes: list[Recording]  # each with its own start and noise; in `repeats` equal groups
+    repeats: int  # episodes of each policy in each environment: one in each group
+    pairs: list[list[Recording]]  # [physics][noise]: a row is one physics under several noises, with the same actions
     kinds: dict[str, FactorKind]  # of each factor
-    periods: dict[str, NDArray[np.float64]]  # of those that wrap, `World.factor_periods`
+    periods: dict[str, NDArray[np.float64]]  # of factors that wrap, see `World.factor_periods`
     about: dict[str, Any]  # the settings of the world, the policies of the episodes, the seed: plain data
 
 
 def uniform(action_size: int) -> Policy:
-    """Independent uniform actions: what training begins with."""
+    """Returns a policy of independent uniform actions, as at the beginning of training."""
     return lambda rng: lambda step: rng.uniform(-1, 1, action_size).astype(np.float32)
 
 
 def bang_bang(action_size: int) -> Policy:
-    """Full force either way in every component, held for a while: it gets about more than uniform noise does."""
+    """Returns a policy of full force in every component, held for a while; it visits more states than uniform noise."""
 
     def begin(rng: np.random.Generator) -> Act:
         action = rng.choice([-1.0, 1.0], action_size)
@@ -71,7 +71,7 @@ RANDOM: dict[str, Callable[[int], Policy]] = {"uniform": uniform, "bang_bang": b
 
 
 def trained(agent: Agent, state: TrainState) -> Policy:
-    """A trained policy as it explores, so that it strays from its one habit (as Sec. B.3 perturbs its actions)."""
+    """Returns a trained policy with exploration, for more varied states (Sec. B.3 perturbs its actions too)."""
 
     def begin(rng: np.random.Generator) -> Act:
         memory = agent.initial(1)
@@ -97,7 +97,7 @@ def trained(agent: Agent, state: TrainState) -> Policy:
 
 
 def replayed(action: NDArray[np.float32]) -> Policy:
-    """The actions [T, A] of a recording again."""
+    """Returns a policy that repeats the actions [T, A] of a recording."""
 
     def begin(rng: np.random.Generator) -> Act:
         rows = iter(action[1:])
@@ -109,9 +109,9 @@ def replayed(action: NDArray[np.float32]) -> Policy:
 def record(
     env: AnyEnv, policy: Policy, *, seed: int, noise: int | None = None, robot: bool = False, steps: int | None = None
 ) -> Recording:
-    """One episode, a function of its seeds. `robot`: whether to ask where the robot is, a second rendering.
+    """Records one episode, a function of its seeds. `robot`: whether to record the robot's mask, a second rendering.
 
-    steps: agent steps after which it is cut; None: the world's own end.
+    steps: agent steps after which the episode is cut; None: it ends as in the world.
     """
     env.seed(seed, noise=noise)
     act = policy(np.random.default_rng(seed))
@@ -148,8 +148,8 @@ def collect(
 ) -> Recordings:
     """Records `repeats` episodes of each policy in each environment, and `physics` x `noises` clean pairs.
 
-    The pairs are all in the first environment, so that the same seed of noise is the same noise. `robot`: whether to
-    record where it is in the picture, of the episodes; `steps`: agent steps after which each is cut, None: its own end.
+    The pairs are all in the first environment, so that equal seeds give equal noise. `robot`: whether to record the
+    robot's mask in the episodes; `steps`: agent steps after which each is cut, None: it ends as in the world.
     """
     turns = list(policies.items())
     both = [(env, turn) for _ in range(repeats) for env in envs for turn in turns]
@@ -173,7 +173,7 @@ def collect(
 
 
 def save(recordings: Recordings, path: Path) -> None:
-    """Writes an .npz that `load` reads: plain arrays, a frame of 64x64 taking 12 KB."""
+    """Writes plain arrays to an .npz for `load`; a frame of 64x64 takes 12 KB."""
     arrays = {f"periods/{name}": period for name, period in recordings.periods.items()}
     for i, recording in enumerate(recordings.episodes):
         arrays |= _arrays(recording, f"episodes/{i}")
@@ -192,7 +192,7 @@ def load(path: Path) -> Recordings:
     """Reads what `save` wrote.
 
     Raises:
-        UserError: it is another file.
+        UserError: the file contains something else.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -1,7 +1,7 @@
 """Joint-position regression, the paper's task without control (Sec. 5.1): pictures -> encoder -> MLP -> joints.
 
-How well is it done from a world model's encoder, kept as it is or trained further, and from a new one?
-Shapes: N = rows (pairs of a picture and its joints), H W = image, C = columns that are regressed, E = embedding.
+It compares a world model's encoder, frozen or trained further, with a new encoder.
+Shapes: N = rows (pairs of a picture and its joints), H W = image, C = regressed columns, E = embedding.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from denoised_mdp.model.reconstruction import pixels
 
 HEAD = [256, 256]  # Sec. B.1.1: a head of three layers, 256 hidden units
 TEST_SHARE = 0.25  # of each policy's episodes
-AT_ONCE = 500  # pictures that are looked at in one piece without training
-CHUNK = 10  # updates in one call: so many batches are held in memory
-CURVE = 20  # points of a learning curve, about
+AT_ONCE = 500  # pictures in one forward pass without training
+CHUNK = 10  # updates in one call, and hence batches in memory
+CURVE = 20  # points of a learning curve, approximately
 RESAMPLES = 1000  # of the test episodes
 
 
@@ -36,16 +36,16 @@ class Pairs(NamedTuple):
 
     observation: NDArray[np.uint8]  # [N, H, W, 3]
     columns: NDArray[np.float32]  # [N, C], each with mean 0 and variance 1 over all rows
-    episode: NDArray[np.int64]  # [N], the number of the episode that a row is of
+    episode: NDArray[np.int64]  # [N], the number of each row's episode
 
 
 class Split(NamedTuple):
-    """Train and test rows are of different episodes: neighbouring pictures are almost the same."""
+    """Train and test rows come from different episodes: neighbouring pictures are almost the same."""
 
-    train: dict[int, Pairs]  # by their number; a smaller set is part of a larger one
+    train: dict[int, Pairs]  # by the number of rows; a smaller set is part of a larger one
     test: Pairs
-    names: list[str]  # [C], what each column is
-    spread: NDArray[np.float64]  # [C], the standard deviation that was divided by, in radians or metres
+    names: list[str]  # [C], of the columns
+    spread: NDArray[np.float64]  # [C], the standard deviation before scaling, in radians or metres
 
 
 def split(
@@ -57,13 +57,13 @@ def split(
     elements: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Split:
-    """Sets with an equal share of every policy's episodes (Sec. B.1.1), drawn by the seed.
+    """Draws sets with equal shares from every policy's episodes (Sec. B.1.1).
 
-    elements: of the factor; all if None. An element that turns round and round is two columns, its sine and its cosine.
-    test: rows, or as many as there are.
+    elements: of the factor; all if None. A turning angle becomes two columns, its sine and its cosine.
+    test: the most test rows; there may be fewer.
 
     Raises:
-        UserError: there is no such factor or element, nothing of it varies, or there are too few rows or episodes.
+        UserError: there is no such factor or element, the factor does not vary, or there are too few rows or episodes.
     """
     values, names = _columns(recordings, factor, elements)
     spread = values.std(0)
@@ -113,7 +113,7 @@ def _columns(
 def _rows_by_policy(
     recordings: Recordings, episode: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Rows to train on and to test on of each policy, shuffled; its last episodes are for the test."""
+    """Returns the train and test rows of each policy, shuffled; its last episodes are for the test."""
     train, test = [], []
     made_by = np.array(recordings.about["policies"])
     for name in dict.fromkeys(made_by.tolist()):
@@ -129,19 +129,19 @@ def _rows_by_policy(
 
 
 class Regressor(NamedTuple):
-    """What is trained. Without an encoder the inputs are embeddings already."""
+    """The network to train. Without an encoder the inputs are embeddings already."""
 
     encoder: Any  # [N, H, W, 3] -> [N, E], or None
     head: MLP
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """[N, H, W, 3] uint8, or [N, E] -> [N, C]."""
+        """Predicts columns: [N, H, W, 3] uint8, or [N, E] -> [N, C]."""
         return self.head(inputs if self.encoder is None else self.encoder(pixels(inputs)))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a regressor is trained."""
+    """The training of a regressor."""
 
     optimizer: Adam
     updates: int
@@ -149,20 +149,20 @@ class Schedule:
 
 
 class Result(NamedTuple):
-    """How well a regressor does on the test rows."""
+    """The errors of a regressor on the test rows."""
 
-    unexplained: float  # squared error, a mean over the columns, each having variance 1: 1 - R^2
+    unexplained: float  # squared error, a mean over the columns, which have variance 1: 1 - R^2
     low: float  # the lower end of its 95% interval, over test episodes
     high: float
     mse: float  # the paper's measure: the squared error in the factor's own units, a mean over the columns
     by_column: list[float]  # [C], the unexplained share of each
-    curve: list[tuple[int, float]]  # after how many updates, how much was unexplained
+    curve: list[tuple[int, float]]  # updates, unexplained share
 
 
 def regress(encoder: Any, data: Split, size: int, schedule: Schedule, key: jax.Array, *, frozen: bool) -> Result:
-    """Trains on the train set of a size, and tests on the way and in the end.
+    """Trains on the train set of a size, and tests during training and at the end.
 
-    encoder: maps pictures [N, H, W, 3], in the units of `pixels`, to [N, E]; frozen: whether it stays as it is.
+    encoder: maps pictures [N, H, W, 3], in the units of `pixels`, to [N, E]; frozen: whether it stays unchanged.
     """
     train, test = data.train[size], data.test
     inputs, unseen = train.observation, test.observation
@@ -218,7 +218,7 @@ def _update(regressor: Regressor, moments: Any, inputs: jax.Array, columns: jax.
 
 
 def _interval(error: NDArray[np.float64], episode: NDArray[np.int64]) -> tuple[float, float]:
-    """95%, of the mean of [N], from episodes drawn anew."""
+    """Returns the 95% interval of the mean error [N], from resampled episodes."""
     _, number = np.unique(episode, return_inverse=True)
     rows, total = np.bincount(number), np.bincount(number, error)
     drawn = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), RESAMPLES)

@@ -29,7 +29,7 @@ def write(folder: Path, report: Mapping[str, Any]) -> list[Path]:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report in words and tables; docs/regression.md says how to read it."""
+    """Returns the report in words and tables; docs/regression.md explains it."""
     encoders = list(report["results"])
     lines = [
         f"# Regression of {report['factor']}: {report['title']}",
@@ -63,7 +63,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """The test error by the size of the train set, and on the way for the largest."""
+    """Draws the test error by the size of the train set, and the learning curves of the largest set."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     sizes = report["sizes"]
     for i, (encoder, results) in enumerate(report["results"].items()):
@@ -79,7 +79,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     left.minorticks_off()
     right.set(xlabel="updates", title=f"on the way, from {sizes[-1]} rows")
     for axes in (left, right):
-        axes.set_yscale("log")  # a good network is wrong by a hundredth of what a constant is
+        axes.set_yscale("log")  # the error of a good network is a hundredth of a constant's
         axes.grid(alpha=0.3)
         axes.axhline(1, color="black", linestyle=":", linewidth=1)
         axes.yaxis.set_major_formatter("{x:.2g}")

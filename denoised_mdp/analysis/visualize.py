@@ -1,4 +1,4 @@
-"""The model's beliefs: an episode decoded part by part, and predicted open-loop, as arrays, mp4 and PNG.
+"""Pictures of a model's latents: an episode decoded part by part, and predicted open-loop, as arrays, mp4 and PNG.
 
 Shapes: T = rows of the episode, H W = image. Pictures are uint8.
 """
@@ -27,13 +27,13 @@ SCALE = 2  # enlargement of the small frames
 
 @jax.jit
 def decode(world_model: WorldModel, s: Latent[Factor]) -> jax.Array:
-    """Latents [T, ...] -> pictures [T, H, W, 3] uint8."""
+    """Decodes latents [T, ...] to pictures [T, H, W, 3] uint8."""
     return _uint8(world_model.decode(s))
 
 
 @jax.jit
 def layers(world_model: WorldModel, s: Latent[Factor]) -> OrderedDict[str, jax.Array]:
-    """Returns the layers that the model mixes its pictures from, by title, [T, H, W, 3] uint8: none, except for TIA."""
+    """Returns the layers of the model's pictures by title, [T, H, W, 3] uint8; only TIA has any."""
     return jax.tree.map(_uint8, world_model.layers(s))
 
 
@@ -42,14 +42,14 @@ def _uint8(pictures: jax.Array) -> jax.Array:
 
 
 def freeze(s: Latent[Factor], parts: Collection[str], at: int) -> Latent[Factor]:
-    """The same latents [T, ...], but the named parts stay as they are in row `at`."""
+    """Returns the same latents [T, ...], but with the named parts fixed as in row `at`."""
     frozen = {name: jax.tree.map(lambda v: jnp.broadcast_to(v[at], v.shape), getattr(s, name)) for name in parts}
     return s._replace(**frozen)
 
 
 @jax.jit
 def predict(world_model: WorldModel, s: Latent[Factor], action: jax.Array, key: jax.Array) -> Latent[Factor]:
-    """Open-loop: from one latent [...] the priors alone, under the actions [T, A] that follow it: latents [T, ...]."""
+    """Predicts open-loop: latents [T, ...] by the priors alone, from one latent [...] under the next actions [T, A]."""
 
     def body(s, inputs):
         s = world_model.transition.imagine_step(s, *inputs)
@@ -68,10 +68,10 @@ def decompose(
     frozen_at: int | None = None,
     context: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Rows of pictures [T, H, W, 3] uint8 by title: how an episode [T, ...] looks to the model.
+    """Returns rows of pictures [T, H, W, 3] uint8 by title: an episode [T, ...] as the model decodes it.
 
-    frozen_at: the row whose latents stand in for the frozen parts, the middle one if None;
-    context: rows filtered before the prediction, 25 if None, or half a shorter episode.
+    frozen_at: the row whose latents replace the frozen parts, the middle one if None;
+    context: rows filtered before the prediction; if None, 25, or half of a shorter episode.
 
     Raises:
         UserError: `frozen_at` or `context` lies outside the episode.
@@ -87,7 +87,7 @@ def decompose(
     open_loop = jax.tree.map(lambda past, future: jnp.concatenate([past[:context], future]), s, ahead)
     noise = [part for part in present(s) if part in NOISE_PARTS]
     rows = {"observation": observation, "reconstruction": decode(world_model, s)}
-    if noise:  # else x is all there is
+    if noise:  # else there is only x
         rows[f"signal: x moves, {' '.join(noise)} frozen"] = decode(world_model, freeze(s, noise, frozen_at))
         rows[f"noise: {' '.join(noise)} {'moves' if len(noise) == 1 else 'move'}, x frozen"] = decode(
             world_model, freeze(s, ["x"], frozen_at)
@@ -100,9 +100,9 @@ def decompose(
 def write(
     name: Path, rows: dict[str, np.ndarray], *, columns: int = 8, labels: Sequence[str] | None = None
 ) -> tuple[Path, Path]:
-    """Writes `name`.png and `name`.mp4, and returns both paths. `labels`: of the moments, if they are no steps.
+    """Writes `name`.png and `name`.mp4, and returns both paths. `labels`: of the frames, if they are not steps.
 
-    Without an ffmpeg the video is a GIF of fewer colours.
+    Without ffmpeg the video is a GIF with fewer colours.
     """
     name.parent.mkdir(parents=True, exist_ok=True)
     picture, video = name.with_suffix(".png"), name.with_suffix(".mp4" if ffmpeg() else ".gif")
@@ -112,7 +112,7 @@ def write(
 
 
 def strip(rows: dict[str, np.ndarray], *, columns: int = 8, labels: Sequence[str] | None = None) -> Image.Image:
-    """One row a title, `columns` moments spread evenly over the episode, under each its label or its number."""
+    """Returns a row of pictures per title: `columns` evenly spaced frames, each above its label or its number."""
     length = len(next(iter(rows.values())))
     moments = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
     pictures = [[_enlarge(frames[t]) for t in moments] for frames in rows.values()]
@@ -138,7 +138,7 @@ def write_strip(path: Path, rows: dict[str, np.ndarray], *, columns: int) -> Non
 
 
 def write_video(path: Path, rows: dict[str, np.ndarray], *, frames_per_second: float = 25) -> None:
-    """An mp4, or a GIF where `path` says so: the rows side by side, each under its title."""
+    """Writes an mp4, or a GIF if `path` ends so: the rows side by side, each under its title."""
     font = ImageFont.load_default(11)
     side = len(next(iter(rows.values()))[0]) * SCALE
     width = max(side, 150) + GAP
@@ -159,7 +159,7 @@ def write_video(path: Path, rows: dict[str, np.ndarray], *, frames_per_second: f
 
 
 def ffmpeg() -> str | None:
-    """The program that writes an mp4; None where there is none: imageio-ffmpeg's wheel brings one."""
+    """Returns the program that writes an mp4, part of imageio-ffmpeg's wheel; None if it is missing."""
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError:
@@ -169,7 +169,7 @@ def ffmpeg() -> str | None:
 def encode(path: Path, frames: np.ndarray, *, frames_per_second: float) -> None:
     """Writes frames [T, H, W, 3] uint8, H and W even, as an mp4 (H.264).
 
-    The ffmpeg of imageio-ffmpeg is called directly: its own writer forks, which is not safe beside jax's threads.
+    It calls imageio-ffmpeg's ffmpeg itself: the package's own writer forks, which is not safe beside jax's threads.
     """
     _, height, width, _ = frames.shape
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]

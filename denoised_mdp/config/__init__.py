@@ -1,9 +1,9 @@
-"""What a run is: every setting, its type and its range, and how a configuration is made, kept and compared.
+"""The configuration of a run: every setting with its type and range; composing, saving and comparing configurations.
 
-schema   the settings themselves; reading, checking, writing and comparing them
+schema   the settings; reading, checking, writing and comparing them
 compose  a configuration from overrides and the files of `configs/`
 
-No jax here. `compose` brings Hydra along, so that it is imported by those who need it.
+No jax here. Import `compose` only where it is needed, because it imports Hydra.
 """
 
 from denoised_mdp.config.schema import Config

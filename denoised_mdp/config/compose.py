@@ -1,4 +1,4 @@
-"""From overrides to a checked configuration, by way of the files of `configs/`, and the name of the run that it makes.
+"""Composes a checked configuration from overrides and the files of `configs/`, and names its run.
 
 Hydra composes; this module reports in one line the mistakes that Hydra reports in many lines, or not at all.
 """
@@ -25,18 +25,18 @@ from denoised_mdp.config import schema as settings
 from denoised_mdp.errors import UserError, did_you_mean, nearest, one_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# A folder of an installed package; in a checkout a link to the one beside it, which not every copy of files keeps.
+# A folder in an installed package; in a checkout a link to the folder at the top, which may be lost in a copy.
 _PLACES = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 CONFIGS = next(filter(Path.is_dir, _PLACES), _PLACES[0]).resolve()
 SEARCHPATH = "hydra.searchpath"  # the setting of Hydra that names folders of configurations beside ours
-TOLD = 8  # choices of a group named in an error; the rest are counted
+TOLD = 8  # choices of a group that an error lists; it only counts the rest
 NAMED = ("env", "env.task", "noise", "model", "size", "seed", "seeds")  # every run's name contains these
 
 Groups = dict[str, list[str]]  # the choices of each group
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """Returns the checked configuration from `overrides` and `configs/`; with several seeds, the first seed's.
+    """Returns the checked configuration from `overrides` and `configs/`; of several seeds, that of the first.
 
     Raises: as `compose_seeds`.
     """
@@ -47,7 +47,7 @@ def compose_seeds(overrides: Sequence[str]) -> list[Config]:
     """Returns the checked configurations from `overrides` and `configs/`, one for each of `seeds`.
 
     Raises:
-        UserError: an override that is malformed or names nothing, a value that is wrong.
+        UserError: an override is malformed or names no setting, or a value is wrong.
     """
     overrides = [at_home(text) for text in overrides]
     known = groups(overrides)
@@ -58,13 +58,13 @@ def compose_seeds(overrides: Sequence[str]) -> list[Config]:
             composed = hydra.compose("config", [_forced(text, known) for text in overrides], return_hydra_config=True)
         return resolve(composed, composed.hydra)
     except (HydraException, OmegaConfBaseException) as error:
-        # The first lines say it, the rest is where Hydra looked and how OmegaConf calls it.
+        # The first lines contain the message; then follow Hydra's search path and OmegaConf's own names.
         text = one_line(error).split(" Config search path")[0].split(" object_type=")[0].split(" To append")[0]
         raise UserError(text + ("; pip install hydra-submitit-launcher" if "submitit" in text else "")) from error
 
 
 def _forced(text: str, groups: Groups) -> str:
-    """The override, forced where it is of a setting: `parse` says best that the chosen `policy` does not have it."""
+    """Returns the override, forced if it is a setting, so that `parse` reports a setting of another `policy`."""
     (override,) = parse_overrides([text])
     key = override.key_or_group
     return f"++{text}" if key in settings.names() and key not in groups else text
@@ -73,7 +73,7 @@ def _forced(text: str, groups: Groups) -> str:
 def resolve(values: DictConfig, hydra_config: Any) -> list[Config]:
     """Returns one Config per seed from Hydra's result, equal to that of a single run with this seed.
 
-    A missing run_dir is named after the run; if several seeds share a run_dir, each gets a folder in it.
+    A missing run_dir gets the run's name; if several seeds share a run_dir, each gets a folder in it.
     """
     values = OmegaConf.masked_copy(values, [str(k) for k in values if k != "hydra"])
     first = _resolve_one(values, hydra_config)
@@ -102,9 +102,9 @@ def _resolve_one(values: Any, hydra_config: Any) -> Config:
 
 
 def _fitting(model: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """`model` without what a file of configs/ set for the other kind of model; what `overrides` say is left to fail.
+    """Returns `model` without settings of the other kind of model from configs/; keeps those from `overrides`, to fail.
 
-    So experiment=... goes with every model, though it sets the beta that TIA does not have.
+    So experiment=... works with every model, though it sets the beta that TIA does not have.
     """
     given = {override.key_or_group for override in parse_overrides(list(overrides))}
     foreign = [name for name in settings.of_other_models(model) if f"model.{name}" not in given]
@@ -112,10 +112,10 @@ def _fitting(model: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def run_name(config: Config, choices: Any, overrides: Iterable[str]) -> str:
-    """The name of a run that was given none: the same for the same overrides, whatever their order.
+    """Returns the default name of a run: the same for the same overrides in any order.
 
-    cheetah_run-none-xy-small-seed0, and then every override that this does not tell and that makes another run, as
-    -model.beta_0.25. What cannot stand in a file's name is told by a checksum instead.
+    It is, say, cheetah_run-none-xy-small-seed0, with every other override that makes another run, as -model.beta_0.25.
+    A name that is too long, or has characters unfit for a file's name, is shortened and cleaned, with a checksum.
     """
     name = f"{config.env.task}-{choices['noise']}-{choices['model']}-{choices['size']}-seed{config.seed}"
     others = {}
@@ -148,9 +148,9 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def at_home(text: str) -> str:
-    """An override whose values begin with ~ with the user's home there instead, as bash would have written it.
+    """Returns an override with the user's home for a ~ at the beginning of its values, as bash would replace it.
 
-    Other shells leave that to the program, and Hydra cannot read it.
+    Other shells leave the ~, and Hydra cannot read it.
     """
     key, _, value = text.partition("=")
     parts = value.split(",")
@@ -160,7 +160,7 @@ def at_home(text: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """A value as an override has it: in quotation marks, unless it is plain."""
+    """Returns a value as an override needs it: in quotation marks, unless it is plain."""
     return value if re.fullmatch(r"[\w./-]+", value) else '"' + value.replace('"', '\\"') + '"'
 
 
@@ -175,7 +175,7 @@ def check_override(override: Override, groups: Groups) -> None:
     """Checks that an override names a setting, or one of the groups with one of its choices.
 
     Raises:
-        UserError: it does not; the message names the most similar ones.
+        UserError: the override names none; the message suggests the most similar ones.
     """
     key, text = override.key_or_group, override.input_line
     if isinstance(override.value(), Glob):
@@ -203,7 +203,7 @@ def check_override(override: Override, groups: Groups) -> None:
 
 
 def _named(key: str, value: Any) -> Iterator[str]:
-    """The settings that key=value sets: more than one where the value is written {name:value,...}."""
+    """Yields the names that key=value sets; a value {name:value,...} sets several."""
     yield key
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -211,10 +211,10 @@ def _named(key: str, value: Any) -> Iterator[str]:
 
 
 def groups(overrides: Sequence[str] = ()) -> Groups:
-    """The configuration groups and their choices: folders and files of `configs/`, and of a search path in `overrides`.
+    """Returns the groups and their choices: folders and files of `configs/`, and of a search path in `overrides`.
 
     Raises:
-        UserError: a folder is not there.
+        UserError: a folder is missing.
     """
     if not CONFIGS.is_dir():
         raise UserError(f"{CONFIGS} is missing: install the package anew")
@@ -228,7 +228,7 @@ def groups(overrides: Sequence[str] = ()) -> Groups:
 
 
 def _search_path(overrides: Sequence[str]) -> list[Path]:
-    """The folders that hydra.searchpath=[file://FOLDER,pkg://PACKAGE] names in `overrides`."""
+    """Returns the folders of hydra.searchpath=[file://FOLDER,pkg://PACKAGE] in `overrides`."""
     folders = []
     for override in parse_overrides(overrides):
         if override.key_or_group == SEARCHPATH:

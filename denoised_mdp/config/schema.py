@@ -1,7 +1,8 @@
 """Every setting of a run, typed and strict: an unknown key or a value out of range is an error.
 
-`configs/` holds the numbers and their sources; the classes here hold the types, the ranges and the meaning.
-Code below the training loop takes plain numbers, never these objects.
+`configs/` holds the numbers and their sources; the classes here hold the types, the ranges and the meanings.
+Code below the training loop takes plain numbers, never these objects. The defaults here serve the files of the first
+runs, which lack these settings.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from yaml import YAMLError
 
 from denoised_mdp.errors import UserError, did_you_mean, one_line
 
-# What may change when a run goes on from its checkpoint; the rest would make it another run. A name includes all
-# names below it. `train.env_steps` extends a run; the others set where it runs, what it shows and keeps,
-# and do not affect learning.
+# Settings that may change when a run resumes; a change of any other setting makes another run. A name includes all
+# names below it. `train.env_steps` extends a run; the others decide where it runs and what it shows and keeps, and do
+# not affect learning.
 CHANGEABLE = (
     "devices",
     "distributed",
@@ -49,17 +50,17 @@ CHANGEABLE = (
 
 
 def _whole(value: Any) -> Any:
-    """1e6 is a float in YAML and on the command line, and a good way to write a million."""
+    """Makes whole floats integers: 1e6, a good way to write a million, is a float in YAML and on the command line."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _text(value: Any) -> Any:
-    """A folder named 2026 is a number in YAML and on the command line."""
+    """Makes integers text: the name of a folder such as 2026 is a number in YAML and on the command line."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Text = Annotated[str, Field(min_length=1), BeforeValidator(_text)]
-Place = Annotated[Text, AfterValidator(os.path.expanduser)]  # of a file or folder; ~ is the user's home
+Place = Annotated[Text, AfterValidator(os.path.expanduser)]  # a file or folder; ~ is the user's home
 Unit = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -72,7 +73,7 @@ Activation = Literal["elu", "silu"]
 
 
 class Settings(BaseModel):
-    """A group of settings: immutable, and without room for a misspelt key."""
+    """A group of settings: immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -88,7 +89,7 @@ class DeepMindControl(Settings):
 
     @property
     def episode_frames(self) -> int:
-        """Of every task but lqr, which never ends and is cut there."""
+        """Simulator frames of an episode, in every task but lqr, which never ends and is cut there."""
         return 1000
 
 
@@ -96,7 +97,7 @@ class RoboDesk(Settings):
     """A robot arm at a desk: the extra `robodesk`."""
 
     name: Literal["robodesk"]
-    task: Text  # one of the package's, or tv_green_hue
+    task: Text  # a task of the package, or tv_green_hue
     reward: Literal["dense", "sparse", "success"]  # sparse: 1 while the task is done; success: 1 for the first time
     image_size: Literal[64, 96]
     action_repeat: Size
@@ -105,14 +106,14 @@ class RoboDesk(Settings):
 
 
 class Sunlight(Settings):
-    """A small world whose right factorisation is known."""
+    """A small world with a known right factorisation."""
 
     name: Literal["sunlight"]
     task: Literal["sunlight"]
     image_size: Literal[64]
     action_repeat: Size
     episode_frames: Size  # steps of the world
-    curtain: Unit  # how strongly each factor is drawn: 1 in full contrast, with 0 it does not exist
+    curtain: Unit  # the contrast of each factor: 1 is full, and with 0 the factor does not exist
     bird: Unit
     weather: Unit
     plane: Unit
@@ -130,44 +131,44 @@ class Custom(Settings):
     arguments: dict[str, Any]  # of the constructor, by name
     image_size: Literal[64, 96]
     action_repeat: Size
-    episode_frames: Size  # steps after which an episode is cut, if it has not ended before
+    episode_frames: Size  # steps after which a longer episode is cut
 
 
-FREE = ("env.arguments",)  # sections whose settings are not ours to name
+FREE = ("env.arguments",)  # sections whose settings the user names
 
 Env = Annotated[DeepMindControl | RoboDesk | Sunlight | Custom, Field(discriminator="name")]  # the world, by its name
 
 
 class Render(Settings):
-    """How pictures are made. Pixels differ between backends and qualities, if slightly."""
+    """Rendering. Pixels differ slightly between backends and qualities."""
 
     backend: Literal["auto", "egl", "osmesa", "ray"]
     quality: Literal["stock", "lite", "fast"]
 
 
 class Noise(Settings):
-    """The distractors. Each is a switch of its own; only the noisy sensor needs another one, the video background."""
+    """The distractors. Each has its own switch; only the noisy sensor needs another one, the video background."""
 
     video_background: bool
     source: Place  # pink | leaves | a directory of videos or of image folders
-    cache: Place | None = None  # folder for what is decoded of a directory; None: denoised-mdp in the user's cache
-    clip_frames: Size  # frames that each environment loads once, then shows in a circle
-    on_reset: Literal["continue", "random"]  # where the video goes on in a new episode
+    cache: Place | None = None  # folder for the decoded clips of a directory; None: denoised-mdp in the user's cache
+    clip_frames: Size  # frames that each environment loads once and then repeats
+    on_reset: Literal["continue", "random"]  # the frame that a new episode begins with
     noisy_sensor: bool  # the video falsifies a sensor that the reward depends on: cheetah, walker and reacher only
     noisy_sensor_strength: Positive
     camera_jitter: bool  # the whole picture moves on a smooth random walk
     camera_jitter_strength: Positive
-    # Of RoboDesk alone; the files of the first runs lack them.
-    television: bool = False  # two videos in colour play on it, from `source`
-    button_noise: bool = False  # the buttons' readings are noisy, which their lamps and the television show
+    # For RoboDesk only.
+    television: bool = False  # shows two colour videos from `source`
+    button_noise: bool = False  # noise on the buttons' readings, which the lamps and the television show
     button_noise_strength: Positive = 1.0
     moving_lights: bool = False  # the three lights swing in circles and flicker
-    camera_walk: bool = False  # the camera and its aim each go on a smooth random walk
+    camera_walk: bool = False  # the camera and its aim each move on a smooth random walk
     camera_walk_strength: Positive = 1.0
 
 
 class Part(Settings):
-    """Width of one latent part: deterministic belief h and stochastic state s. Both zero switch the part off."""
+    """Widths of one latent part: deterministic belief h and stochastic state s. Two zeros switch the part off."""
 
     belief: Count
     state: Count
@@ -191,20 +192,20 @@ class Latents(Settings):
     x: Parts
     xy: Parts
     xyz: Parts
-    tia: Parts | None = None  # the files of the first runs lack it
+    tia: Parts | None = None
 
 
 class Preset(Settings):
-    """What the group `size` sets apart from other sections: tables that `model` and `policy` take values from."""
+    """The tables of the group `size`, from which `model` and `policy` take values."""
 
     name: str
     latent: Latents
-    networks: dict[str, dict[str, Any]] = {}  # by model, checked where they arrive, as the next
-    policy: dict[str, dict[str, Any]] = {}  # by learner, checked where they arrive; the files of the first runs lack it
+    networks: dict[str, dict[str, Any]] = {}  # by model; `model` checks the values
+    policy: dict[str, dict[str, Any]] = {}  # by learner; `policy` checks the values
 
 
 class WorldModel(Settings):
-    """The world model and its objective: what every one needs."""
+    """The settings of every world model and its objective."""
 
     x: Part
     y: Part
@@ -213,39 +214,39 @@ class WorldModel(Settings):
     free_nats_x: NotNegative
     free_nats_y: NotNegative
     reward_weight: Positive  # on the reward's -log p; 1 is the paper's
-    normalize_reward: bool = False  # divide that weight by the variance of the batch's rewards; the first runs lack it
-    continue_head: bool  # predict terminations; for worlds that end otherwise than by a time limit
+    normalize_reward: bool = False  # divide that weight by the variance of the batch's rewards
+    continue_head: bool  # predict terminations; for worlds that end for other reasons than a time limit
     encoder: Literal["conv", "patch"]
     decoder: Literal["conv", "patch"]
     embedding: Size  # width of the encoder's output
     decoder_hidden: Size  # width of the decoder's first layer
-    conv_features: Size  # of the conv encoder's first layer; those of the others are multiples of it
-    patch_channels: Annotated[list[Size], Field(min_length=3, max_length=3)]  # of the patch encoder and decoder alone
+    conv_features: Size  # of the conv encoder's first layer; the other layers have multiples of it
+    patch_channels: Annotated[list[Size], Field(min_length=3, max_length=3)]  # of the patch encoder and decoder only
     reward_widths: Widths
     reward_output_scale: NotNegative = 1.0  # times the initial weights of the reward heads' last layers
-    norm: Norm = "none"  # before each activation between dense layers, and of the GRU's gates; the first runs lack it
-    activation: Activation = "elu"  # between dense layers; likewise
-    kl_prior_weight: NotNegative = 1.0  # how strongly a KL teaches its prior; 1 is Eq. 4; likewise, as the next two
-    kl_posterior_weight: NotNegative = 1.0  # and its posterior
-    free_nats_on_prior: bool = True  # the prior too learns nothing from a KL below its free nats
+    norm: Norm = "none"  # before each activation between dense layers, and of the GRU's gates
+    activation: Activation = "elu"  # between dense layers
+    kl_prior_weight: NotNegative = 1.0  # weight of a KL's gradient to its prior; 1 is Eq. 4
+    kl_posterior_weight: NotNegative = 1.0  # weight of a KL's gradient to its posterior; 1 is Eq. 4
+    free_nats_on_prior: bool = True  # a KL below its free nats does not train the prior either
     min_stddev: Positive  # of all latent Gaussians
     learning_rate: Positive
-    learning_rate_warmup: Count = 0  # updates over which it rises from 0; the files of the first runs lack it
+    learning_rate_warmup: Count = 0  # updates over which the learning rate rises from 0
     adam_epsilon: Positive
-    clip_norm: Positive  # of the gradient, over all parameters that are learned together
+    clip_norm: Positive  # of the gradient, over all parameters that learn together
 
 
 class DenoisedModel(WorldModel):
     """Denoised MDPs with any of their parts, Eq. 4; x alone is Dreamer."""
 
-    name: Text  # only a label, the widths decide
+    name: Text  # only a label: the widths decide which parts exist
     beta: Fraction  # the default of beta_y and beta_z
     beta_x: Fraction
     beta_y: Fraction
     beta_z: Fraction
     free_nats_z: NotNegative
-    reward_y_penalty: NotNegative = 0.0  # weight of r_y^2 against the reward's error: the noise part explains last
-    decode_every: Size = 1  # one picture of so many is decoded in an update; 1 is the paper's
+    reward_y_penalty: NotNegative = 0.0  # weight of r_y^2 against the reward's error, so that x explains it first
+    decode_every: Size = 1  # an update decodes every n-th picture; 1 is the paper's
     beta_free_nats_x: Unit | None  # the share of beta_x whose KL has free nats; None: all of it
     z_prior_uses_y: bool
 
@@ -254,13 +255,13 @@ class TIAModel(WorldModel):
     """Task Informed Abstractions: x is the task's latent, y the distractor's."""
 
     name: Literal["tia"]
-    lambda_radv: NotNegative  # weight of what the adversary, a reward head on y, gets wrong
+    lambda_radv: NotNegative  # weight of the error of the adversary, a reward head on y
     lambda_os: NotNegative  # weight of the picture that y draws alone
     dissociation_steps: Size  # of the adversary, before each update of the rest
     dissociation_learning_rate: Positive
 
 
-DENOISED, TIA = "x|xy|xyz", "tia"  # what errors call the two
+DENOISED, TIA = "x|xy|xyz", "tia"  # the names of the two kinds in errors
 
 
 def _kind(values: Any) -> str:
@@ -272,7 +273,7 @@ Model = Annotated[Annotated[DenoisedModel, Tag(DENOISED)] | Annotated[TIAModel, 
 
 
 class Learner(Settings):
-    """Learning to act on x: what every learner needs."""
+    """The settings of every policy learner; the policy sees x."""
 
     actor_widths: Widths
     critic_widths: Widths
@@ -280,32 +281,32 @@ class Learner(Settings):
     activation: Activation = "elu"
     actor_learning_rate: Positive
     critic_learning_rate: Positive
-    learning_rate_warmup: Count = 0  # updates over which both rise from 0; the files of the first runs lack it
+    learning_rate_warmup: Count = 0  # updates over which both learning rates rise from 0
     adam_epsilon: Positive
     discount: Unit
     exploration_noise: NotNegative  # standard deviation added to the action while collecting
-    mode_samples: Size  # the evaluation action is the likeliest of so many samples
+    mode_samples: Size  # the evaluation action is the likeliest of this many samples
 
 
 class DynamicsPolicy(Learner):
     """Back-propagation through the dynamics of x."""
 
     name: Literal["dynamics"]
-    clip_norm: Positive  # of the gradient, of actor and critic apart
+    clip_norm: Positive  # of the gradient, for actor and critic separately
     lambda_: Unit
     horizon: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # imagined agent steps; the last is the bootstrap
     start_every: Size  # imagine from every n-th posterior state; 1 is the paper's
     entropy: NotNegative  # weight of the policy's entropy in the actor's objective; 0 is the paper's
-    # The files of the first runs lack what follows; the paper has none of it.
+    # None of the following is in the paper.
     burn_in: Count = 0  # first rows of each sequence from which nothing is imagined
     actor: Literal["tanh_normal", "clipped_normal"] = "tanh_normal"  # clipped: its stddev stays within 0.1 to 1
     actor_output_scale: NotNegative = 1.0  # times the initial weights of the last layer
     gradient: Literal["dynamics", "reinforce"] = "dynamics"  # of the returns, to the actor
-    normalize_returns: bool = False  # by the range from their 5th to their 95th percentile, if it is above 1
+    normalize_returns: bool = False  # by the range from their 5th to 95th percentile, if it is above 1
     critic: Literal["gaussian", "two_hot"] = "gaussian"  # two_hot: a distribution over bins of symlog(return)
     critic_output_scale: NotNegative = 1.0
-    slow_critic_weight: NotNegative = 0.0  # of a moving average of the critic, as a second target of it
-    slow_critic_rate: Fraction = 0.02  # the share of the critic that its average takes over with each update
+    slow_critic_weight: NotNegative = 0.0  # of a moving average of the critic, as the critic's second target
+    slow_critic_rate: Fraction = 0.02  # the share of the critic that its average takes over in each update
     replay_critic_weight: NotNegative = 0.0  # of the critic's loss on replayed states
 
 
@@ -313,8 +314,8 @@ class SACPolicy(Learner):
     """Soft actor-critic on the transitions of x."""
 
     name: Literal["sac"]
-    clip_norm: Positive | None  # of the gradient, of actor and critics apart; None: no clipping
-    tau: Fraction  # the share of the critics that their targets take over with each update
+    clip_norm: Positive | None  # of the gradient, for actor and critics separately; None: no clipping
+    tau: Fraction  # the share of the critics that their targets take over in each update
     initial_temperature: Positive  # weight of the policy's entropy against reward, before it is learned
     temperature_learning_rate: Positive
     target_entropy: Annotated[float, Field(le=0.69)]  # nats per dimension of the action; 0.69, or log 2, is uniform
@@ -327,58 +328,58 @@ Policy = Annotated[DynamicsPolicy | SACPolicy, Field(discriminator="name")]
 class Replay(Settings):
     """Experience on disk."""
 
-    capacity: Size  # agent steps kept on disk; the oldest whole episodes go first
-    memory_mb: Size  # bound on the batches held in memory at a time: those of two chunks of updates
-    device: bool = False  # all that can be sampled is on the accelerator too; the files of the first runs lack it
-    source: Place | None  # train on this other run's replay, without collecting
+    capacity: Size  # agent steps kept on disk; the oldest whole episodes are removed first
+    memory_mb: Size  # limit on the batches in memory at a time, those of two chunks of updates
+    device: bool = False  # keep a copy of all rows to sample from on the accelerator
+    source: Place | None  # train on the replay of this other run, without collecting
     factors: bool  # keep the ground truth of every step (joints, targets, all noise) beside its frame
-    include_running: bool  # sample from episodes that are still going on
+    include_running: bool  # sample from running episodes too
 
 
 class Train(Settings):
     """Environment steps are simulator frames of all environments together, counted before action repeat."""
 
-    envs: Size = 1  # environments that collect side by side; the files of the first runs lack it
-    workers: Count = 0  # processes that they are dealt out to; 0: none beside this one
+    envs: Size = 1  # environments that collect side by side
+    workers: Count = 0  # processes that run the environments; 0: this process does
     env_steps: Size
     prefill: Count  # env steps of random actions
     # held: full force either way, for ten agent steps; varied: random force, for 2, 4, 8 or 16 of them
     prefill_policy: Literal["uniform", "held", "varied"] = "uniform"
-    policy_after: Count = 0  # updates of the model alone, before the policy learns; the first runs lack it
+    policy_after: Count = 0  # updates of the model alone, before the policy learns
     every: Size  # env steps between blocks of updates
     updates: Size  # gradient updates in a block
-    staleness: Literal[0, 1] = 0  # blocks of updates that the policy which collects lacks; the first runs lack this
+    staleness: Literal[0, 1] = 0  # blocks of updates by which the collecting policy is behind
     batch_size: Size  # B, sequences
     batch_length: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # T, agent steps
 
 
 class Evaluate(Settings):
-    """Episodes of the policy in held-out environments, on the way; env steps as in training."""
+    """Evaluation during training: episodes of the policy in held-out environments; env steps as in `Train`."""
 
-    workers: Count = 0  # processes that the environments are dealt out to; 0: none beside this one
+    workers: Count = 0  # processes that run the environments; 0: this process does
     every: Size  # env steps
-    episodes: Size  # at a time, one in each held-out environment
+    episodes: Size  # per evaluation, one in each held-out environment
     seed: Count
     video_every: Size  # env steps
 
 
 class Analysis(Settings):
-    """Measuring the factorization on the way, on a few recorded episodes of random policies."""
+    """Measuring the factorization during training, on a few recorded episodes of random policies."""
 
     every: Size | None  # env steps; None: never
-    clips: Size  # the first environments of `evaluate` are recorded in, each with its own video
+    clips: Size  # number of environments to record in: the first ones of `evaluate`, each with its own video
     repeats: Annotated[int, Field(ge=2), BeforeValidator(_whole)]  # episodes of each policy in each environment
 
 
 class Checkpoint(Settings):
-    """What a killed run goes on from."""
+    """The saved state from which a stopped run resumes."""
 
     every: Size  # env steps
-    keep: Size  # so many of the newest
+    keep: Size  # number of the newest checkpoints to keep
 
 
 class Logger(Settings):
-    """Where metrics go beside metrics.jsonl."""
+    """The destinations of metrics beside metrics.jsonl."""
 
     tensorboard: bool
     wandb: Literal["disabled", "offline", "online"]
@@ -389,11 +390,11 @@ class Config(Settings):
     """All settings of a run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
-    seeds: Size = 1  # so many are trained together, from `seed` on; 1 in the configuration of each of them
+    seeds: Size = 1  # number of seeds to train together, from `seed` on; each one's own configuration has 1
     run_dir: Place
-    precision: Precision = "float32"  # of matrix products and convolutions; the files of the first runs lack it
-    devices: Size = 1  # of each process, among which batches are divided; the files of the first runs lack it
-    distributed: bool = False  # several processes, as a scheduler has started them; likewise
+    precision: Precision = "float32"  # of matrix products and convolutions
+    devices: Size = 1  # of each process; batches are divided among them
+    distributed: bool = False  # several processes, started by a scheduler
     env: Env
     render: Render
     noise: Noise
@@ -403,13 +404,13 @@ class Config(Settings):
     replay: Replay
     train: Train
     evaluate: Evaluate
-    analysis: Analysis = Analysis(every=None, clips=2, repeats=2)  # the files of the first runs lack it
+    analysis: Analysis = Analysis(every=None, clips=2, repeats=2)
     checkpoint: Checkpoint
     logger: Logger
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """Checks dependencies between settings; the first violation is the error."""
+        """Checks dependencies between settings; reports the first violation."""
         for misfit in _misfits(self):
             raise ValueError(misfit)
         return self
@@ -448,7 +449,7 @@ def _misfits(config: Config) -> Iterator[str]:
             f"train.prefill={train.prefill}: must be below train.env_steps={train.env_steps}, or nothing would be "
             "learned"
         )
-    first_end = train.envs * config.env.episode_frames  # they are all in their first episode until then
+    first_end = train.envs * config.env.episode_frames  # until then all environments are in their first episode
     if train.envs > 1 and config.env.name != "custom" and not replay.include_running and first_end > train.env_steps:
         yield (
             f"train.envs={train.envs}: their first episodes end at env step {first_end}, beyond train.env_steps="
@@ -476,9 +477,9 @@ def _misfits(config: Config) -> Iterator[str]:
 
 
 def names() -> list[str]:
-    """The dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ...
+    """Returns the dotted names of all settings and sections: model, model.alpha, model.x, model.x.belief, ...
 
-    Those of every world under `env`, of every model and of every learner under `policy`, whichever is chosen.
+    They include those of every world under `env`, every model and every learner under `policy`, chosen or not.
     """
     return list(dict.fromkeys(_names(Config, "")))
 
@@ -486,8 +487,8 @@ def names() -> list[str]:
 def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in settings.model_fields.items():
         yield prefix + name
-        for kind in get_args(field.annotation) or (field.annotation,):  # `env`, `model`, `policy` are of several
-            kind = getattr(kind, "__origin__", kind)  # what an Annotated is about
+        for kind in get_args(field.annotation) or (field.annotation,):  # `env`, `model`, `policy` have several
+            kind = getattr(kind, "__origin__", kind)  # the type inside an Annotated
             if isinstance(kind, type) and issubclass(kind, Settings):
                 yield from _names(kind, f"{prefix}{name}.")
 
@@ -504,7 +505,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     """Checks nested plain data against the types, ranges and dependencies above.
 
     Raises:
-        UserError: each setting that is wrong, and what it should be, in one line.
+        UserError: names each wrong setting and its allowed values, in one line.
     """
     try:
         return Config.model_validate(values)
@@ -513,13 +514,13 @@ def parse(values: Mapping[str, Any]) -> Config:
 
 
 def explain(error: ValidationError, known: list[str]) -> str:
-    """The findings of pydantic in one line; `known` are the names to suggest for an unknown one."""
+    """Returns pydantic's errors in one line; `known`: the names to suggest for an unknown one."""
     lines: list[str] = []
     told = set()
     for found in error.errors():
         place, kind, value = [str(part) for part in found["loc"]], found["type"], found.get("input")
         chosen = None
-        if len(place) > 1 and place[0] in ("env", "model", "policy"):  # pydantic tells which of them
+        if len(place) > 1 and place[0] in ("env", "model", "policy"):  # pydantic inserts the name of the chosen one
             chosen = f"{place[0]}={place.pop(1)}"
         name = ".".join(place)
         if kind == "extra_forbidden" and name in known:
@@ -538,7 +539,10 @@ def explain(error: ValidationError, known: list[str]) -> str:
         elif kind in ("model_type", "dict_type"):
             inside = [k for k in known if k.startswith(f"{name}.")]
             lines.append(f"{name}={value}: is a section, with settings such as {', '.join(inside[:2])}")
-        elif (str(value), kind) not in told:  # else a setting that another one refers to, as model.beta_y to beta
+        elif (
+            str(value),
+            kind,
+        ) not in told:  # else the setting takes the wrong value from another one, as model.beta_y from beta
             told.add((str(value), kind))
             lines.append(f"{name}={value}: {found['msg'].removeprefix('Input ').removeprefix('String ')}")
     return one_line("; ".join(lines))
@@ -570,11 +574,11 @@ def load(path: Path) -> Config:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """What makes `new` another run than `old`: ["model.beta: 0.25 -> 1.0", ...]. What is CHANGEABLE does not."""
+    """Returns changes that make `new` another run than `old`, as ["model.beta: 0.25 -> 1"], without CHANGEABLE ones."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return [
         f"{name}: {_plain(before.get(name))} -> {_plain(after.get(name))}"
-        for name in before | after  # each world has settings of its own
+        for name in before | after  # each world has its own settings
         if before.get(name) != after.get(name) and not is_changeable(name)
     ]
 
@@ -584,14 +588,14 @@ def _plain(value: Any) -> str:
 
 
 def is_changeable(name: str) -> bool:
-    """Whether the setting of this dotted name may change when a run goes on."""
+    """Returns whether the setting with this dotted name may change when a run resumes."""
     return any(name == entry or name.startswith(f"{entry}.") for entry in CHANGEABLE)
 
 
 def _leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in type(settings).model_fields:
         value = getattr(settings, name)
-        if isinstance(value, Preset):  # tables; what is used of them stands in `model` and `policy`
+        if isinstance(value, Preset):  # tables; `model` and `policy` contain the values in use
             continue
         if isinstance(value, Settings):
             yield from _leaves(value, f"{prefix}{name}.")

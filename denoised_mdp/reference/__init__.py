@@ -1,5 +1,5 @@
-"""Comparison with the authors' code: the import of their weights, and every number beside theirs.
+"""Comparison with the authors' code: imports their weights, and compares every number with theirs.
 
-weights  their names and layouts; import
+weights  the names and layouts of their weights; import
 parity   golden files, checked array by array
 """

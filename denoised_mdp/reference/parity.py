@@ -1,8 +1,8 @@
-"""Our functions against the reference's numbers: golden files (tests/golden has some), checked array by array.
+"""Compares our functions with the reference's numbers in golden files (tests/golden has some), array by array.
 
 A file's weights, inputs and noise go into the functions that training calls (`model_loss`, `DenoisedMDP.observe`,
-`DynamicsLearner.actor_loss` and `critic_loss`), and everything that comes out is compared. No formula stands here but
-that of the relative error.
+`DynamicsLearner.actor_loss` and `critic_loss`), and every output is compared. The only formula here is that of the
+relative error.
 
 Shapes: T = time, B = batch, H = horizon, N = imagined roll-outs, A = action.
 """
@@ -31,21 +31,21 @@ from denoised_mdp.reference.weights import to_theirs
 from denoised_mdp.runs.replay import Batch
 
 VALUES, GRADIENTS = 1e-5, 1e-4  # the largest relative errors
-NEGLIGIBLE = 1e-6  # an array below this throughout is compared absolutely, and may differ by as much
+NEGLIGIBLE = 1e-6  # an array whose values are all smaller is compared absolutely, with this limit
 OPTIONAL = ("plain/out/embedding", "reset/out/embedding")
 
 
 class Check(NamedTuple):
-    """One array of a file against ours."""
+    """The comparison of one array of a file with ours."""
 
     name: str
-    group: str  # the quantity it belongs to
+    group: str  # the quantity that the array belongs to
     error: float  # relative, or absolute where the limit is NEGLIGIBLE; infinite if the shapes differ
     limit: float
 
     @property
     def agrees(self) -> bool:
-        """False for an error that is not a number, too."""
+        """Whether the error is within the limit; False for NaN."""
         return self.error <= self.limit
 
 
@@ -58,12 +58,12 @@ class Report(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether everything was there and agreed."""
+        """Whether no array is missing or unchecked, and all agree."""
         return not (self.missing or self.unchecked) and all(check.agrees for check in self.checks)
 
 
 def check(path: Path) -> Report:
-    """Computes the arrays that a file holds from its reference, and compares.
+    """Computes our version of a file's arrays, and compares them.
 
     Raises:
         UserError: the file cannot be read, or a weight, an input or a setting is missing or wrong.
@@ -84,7 +84,7 @@ def check(path: Path) -> Report:
 
 
 def table(report: Report, *, every_array: bool) -> str:
-    """A report as text: a line for each quantity with its worst array, or one for each array."""
+    """Returns a report as text: a line for each quantity with its worst array, or one for each array."""
     groups: dict[str, list[Check]] = {}
     for found in report.checks:
         groups.setdefault(found.name if every_array else found.group, []).append(found)
@@ -102,7 +102,7 @@ def table(report: Report, *, every_array: bool) -> str:
 
 
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, bool]:
-    """max|a - b| / max|b|; or max|a - b| and True where all of b is below NEGLIGIBLE. Infinite if the shapes differ."""
+    """Returns max|a - b| / max|b|; or max|a - b| and True if all of b is below NEGLIGIBLE; inf if the shapes differ."""
     if ours.shape != theirs.shape:
         return np.inf, False
     distance = float(np.max(np.abs(ours.astype(np.float64) - theirs), initial=0.0))
@@ -117,7 +117,7 @@ def _compare(name: str, ours: np.ndarray, theirs: np.ndarray) -> Check:
 
 
 def _group(name: str) -> str:
-    """plain/out/x/prior_mean -> x prior; plain/grad/encoder_model.net.module.0.bias -> gradient of encoder_model"""
+    """Returns plain/out/x/prior_mean -> x prior; plain/grad/encoder_model.net.0.bias -> gradient of encoder_model."""
     section, kind, quantity = name.split("/", 2)
     last = quantity.rpartition("/")[2]
     if kind == "grad":
@@ -130,7 +130,7 @@ def _group(name: str) -> str:
 
 
 class Inputs:
-    """The arrays of a file, and a record of those in use."""
+    """The arrays of a file, and a record of the used ones."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self._arrays = arrays
@@ -139,10 +139,10 @@ class Inputs:
         self.weights = weights.weights_of(arrays)
 
     def __call__(self, name: str, *shape: int | None) -> np.ndarray:
-        """An array, with None for lengths of any size.
+        """Returns an array of a shape, in which None is any length.
 
         Raises:
-            UserError: it is missing or has another shape.
+            UserError: the array is missing or has another shape.
         """
         if name not in self._arrays:
             raise UserError(f"{name} is missing")
@@ -153,12 +153,12 @@ class Inputs:
         return array
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of an array to compare with; empty if it is missing."""
+        """Returns the shape of an array to compare with; () if it is missing."""
         return self._arrays[name].shape if name in self._arrays else ()
 
 
 def computed(inputs: Inputs) -> Iterator[tuple[str, np.ndarray]]:
-    """Ours for every array that a file should have, by its name, in the reference's layout."""
+    """Yields our version of every array that a file should have, by name, in the reference's layout."""
     actions, settings = weights.sizes(inputs.weights)
     described = weights.described(inputs.config, inputs.weights)
     settings |= {name: described[name] for name in ("model.min_stddev", "policy.discount", "policy.lambda_")}
@@ -173,7 +173,7 @@ def computed(inputs: Inputs) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _objective(described: Mapping[str, Any]) -> Objective:
-    """Of a file's own numbers, which need not lie in the ranges that a configuration has."""
+    """Returns the objective with a file's own numbers, which may lie outside a configuration's ranges."""
 
     def of_parts(name: str) -> Latent[float]:
         return by_name(lambda part: described[f"model.{name}_{part}"] if part in weights.PARTS else 0.0)
@@ -189,7 +189,7 @@ def _learning(
     side = inputs.config["image_size"]
     frames = inputs("in/observation_uint8", None, None, 3, side, side)
     length, batch_size = shape = frames.shape[:2]
-    is_first = np.zeros(shape, bool)  # the first row is one in either case
+    is_first = np.zeros(shape, bool)  # the first row counts as one in either case
     if section == "reset":
         is_first = inputs("in/next_observation_nonfirststep", *shape) == 0
     batch = Batch(
@@ -216,7 +216,10 @@ def _learning(
         del outputs["kl_x_no_free_nats_loss"]
     for name, value in outputs.items():
         kept = inputs.shape(f"{section}/out/{name}")[:2] if (section, name) == ("reset", "observation_mean") else ()
-        yield f"{section}/out/{name}", np.asarray(value)[tuple(slice(n) for n in kept)]  # of `reset` one image is kept
+        yield (
+            f"{section}/out/{name}",
+            np.asarray(value)[tuple(slice(n) for n in kept)],
+        )  # the file keeps one image of `reset`
     for name, value in to_theirs({"world_model": gradient}).items():
         yield f"{section}/grad/{name}", value
 
@@ -251,7 +254,7 @@ def _learn(
 
 
 class _GivenActions:
-    """Stands in for an actor where the actions are given: they come in the place of its noise."""
+    """Replaces an actor if the actions are given: they are passed as its noise."""
 
     def __call__(self, x: Factor) -> _GivenActions:
         return self
@@ -269,7 +272,7 @@ class _GivenActions:
 def _roll_out_inputs(
     section: str, first: str, state: TrainState, inputs: Inputs, actions: int
 ) -> tuple[Factor, np.ndarray, np.ndarray]:
-    """The states [N] to start from, the actions or their noise [H, N, A], and the noise of x [H, N, S]."""
+    """Returns the initial states [N], the actions or their noise [H, N, A], and the noise of x [H, N, S]."""
     transition = state.world_model.transition
     belief = inputs("imagine/in/x_belief", None, transition.belief.x)
     stochastic = inputs("imagine/in/x_state", len(belief), transition.state.x)
@@ -281,7 +284,7 @@ def _roll_out_inputs(
 def _imagination(
     learner: DynamicsLearner, state: TrainState, inputs: Inputs, actions: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """A roll-out with given actions, and what actor and critic say of its states."""
+    """Yields a roll-out with given actions, and the outputs of actor and critic for its states."""
 
     @jax.jit
     def imagine(world_model, actor, critic, x, action, noise):
@@ -311,7 +314,7 @@ def _imagination(
 def _behaviour(
     learner: DynamicsLearner, state: TrainState, inputs: Inputs, actions: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """One step of learning to act, without the optimisers."""
+    """Yields the losses and gradients of one policy update, without the optimisers."""
 
     @jax.jit
     def learn(world_model, actor, critic, x, action_noise, noise):

@@ -1,7 +1,7 @@
-"""The weights of the authors' PyTorch code as ours, and back: the same numbers under other names, in other layouts.
+"""Converts the weights of the authors' PyTorch code to ours, and back: the same numbers, other names and layouts.
 
-They come as an `.npz` with `weight/<name>` for each entry of a state_dict, perhaps with a `config` (tests/golden has
-some), or as a `checkpoint_*.pth` that the authors' code wrote, for which PyTorch is needed (the extra `reference`).
+The weights come as an `.npz` with `weight/<name>` for each entry of a state_dict and an optional `config` (tests/golden
+has some), or as a `checkpoint_*.pth` of the authors' code, which needs PyTorch (the extra `reference`).
 
     theirs                                              ours
     Linear (out, in)                                    [in, out]
@@ -36,7 +36,7 @@ from denoised_mdp.runs.checkpoint import named
 
 Arrays = Mapping[str, np.ndarray]
 
-# Their modules and ours, by the beginnings of their names; ours are those of a TrainState in a checkpoint.
+# Their modules and ours, by the beginnings of the names; our names are those of a TrainState in a checkpoint.
 MLPS = {
     "transition_model.x_state_action_pre_rnn.module": "world_model/transition/x_prior/embed",
     "transition_model.y_state_pre_rnn.module": "world_model/transition/y_prior/embed",
@@ -63,14 +63,14 @@ ENCODER, DECODER = "encoder_model.net.module", "observation_model"
 
 
 class Layout(NamedTuple):
-    """How an array of theirs becomes one of ours, and back."""
+    """The conversion of one of their arrays to ours, and back."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_theirs: Callable[[np.ndarray], np.ndarray]
 
 
 class Entry(NamedTuple):
-    """The arrays of ours that hold one entry of theirs: in this layout, joined along the first axis."""
+    """Our arrays for one entry of theirs: in this layout, joined along the first axis."""
 
     ours: tuple[str, ...]
     layout: Layout
@@ -84,7 +84,7 @@ CONV_TRANSPOSE = Layout(lambda v: v.transpose(2, 3, 0, 1)[::-1, ::-1], lambda v:
 
 
 def flattened(side: int) -> Layout:
-    """Of the linear layer behind a map of side x side cells: its inputs come in C, H, W order there, H, W, C here."""
+    """Returns the layout of a linear layer behind a map of side x side cells: inputs C, H, W there, H, W, C here."""
     return Layout(
         lambda v: v.reshape(len(v), -1, side, side).transpose(2, 3, 1, 0).reshape(-1, len(v)),
         lambda v: v.reshape(side, side, -1, v.shape[-1]).transpose(3, 2, 0, 1).reshape(v.shape[-1], -1),
@@ -92,7 +92,7 @@ def flattened(side: int) -> Layout:
 
 
 def entries(ours: Arrays) -> dict[str, Entry]:
-    """Each entry of their state_dicts that holds numbers of `ours`, by its name there; absent parts have none.
+    """Returns the entries of their state_dicts with numbers of `ours`, by their names; missing parts have no entries.
 
     ours: arrays by their names in a TrainState, or some of them.
     """
@@ -141,7 +141,7 @@ def _layers(ours: Arrays, module: str) -> int:
 
 
 def to_theirs(state: Any) -> dict[str, np.ndarray]:
-    """The parameters under their names, in their layouts.
+    """Returns the parameters with the authors' names and layouts.
 
     state: a TrainState with convolutional encoder and decoder, or a tree whose arrays have the same names, such as
         {"world_model": gradient}.
@@ -154,10 +154,10 @@ def to_theirs(state: Any) -> dict[str, np.ndarray]:
 
 
 def to_ours(weights: Arrays, like: TrainState) -> TrainState:
-    """The state `like` with their weights for its parameters; the optimisers' moments stay.
+    """Returns the state `like` with the authors' weights; the optimisers' moments do not change.
 
     Raises:
-        UserError: an entry is missing, left over or of another shape: each is named.
+        UserError: an entry is missing, left over or of another shape; the message names them.
     """
     ours, wanted = named(like), to_theirs(like)
     wrong = [f"{name} is missing" for name in wanted.keys() - weights.keys()]
@@ -182,10 +182,10 @@ def to_ours(weights: Arrays, like: TrainState) -> TrainState:
 
 
 def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
-    """The number of actions, and the settings by dotted name that the arrays' shapes decide.
+    """Returns the size of the action, and the settings, by dotted name, that follow from the arrays' shapes.
 
     Raises:
-        UserError: an array that decides one is missing or has another number of axes.
+        UserError: an array that decides a setting is missing or has a wrong shape.
     """
 
     def shape(name: str, axes: int = 2) -> tuple[int, ...]:
@@ -250,10 +250,10 @@ def overrides(settings: Mapping[str, Any]) -> list[str]:
 
 
 def described(config: Mapping[str, Any], weights: Arrays) -> dict[str, Any]:
-    """The settings by dotted name that the `config` of an `.npz` adds to its weights.
+    """Returns the settings, by dotted name, that the `config` of an `.npz` adds to its weights.
 
     Raises:
-        UserError: a key is missing, contradicts the arrays, or asks for what this code has not.
+        UserError: a key is missing, contradicts the arrays, or needs an option that this code does not have.
     """
     actions, found = sizes(weights)
     stated = {
@@ -294,7 +294,7 @@ class Source(NamedTuple):
     """The contents of a file."""
 
     weights: dict[str, np.ndarray]
-    settings: dict[str, Any]  # by dotted name: what the file decides, shapes included
+    settings: dict[str, Any]  # by dotted name: those that the file decides, including shapes
     actions: int
     env_step: int
 
@@ -303,7 +303,7 @@ def read(path: Path) -> Source:
     """Reads an `.npz` or a `checkpoint_*.pth`.
 
     Raises:
-        UserError: it cannot be read, or is something else.
+        UserError: the file cannot be read, or is something else.
     """
     if path.suffix not in (".npz", ".pth"):
         raise UserError(f"{path} is neither an .npz nor a .pth")
@@ -323,13 +323,13 @@ def read(path: Path) -> Source:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz`.
+    """Returns all arrays of an `.npz`.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     try:
-        zipfile.ZipFile(path).close()  # np.load would take other files too
+        zipfile.ZipFile(path).close()  # np.load would accept other files too
         with np.load(path) as archive:
             return dict(archive)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -342,10 +342,10 @@ def weights_of(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def read_config(arrays: Arrays) -> dict[str, Any]:
-    """The `config` of an `.npz`.
+    """Returns the `config` of an `.npz`.
 
     Raises:
-        UserError: it is missing, or no JSON object.
+        UserError: the config is missing, or not a JSON object.
     """
     if "config" not in arrays:
         raise UserError("config is missing")
@@ -359,13 +359,13 @@ def read_config(arrays: Arrays) -> dict[str, Any]:
 
 
 def _read_checkpoint(path: Path) -> Source:
-    """What the authors' `main.py` saves: state_dicts of world model and policy learner, among other things."""
+    """Reads a file of the authors' `main.py`: state_dicts of world model and policy learner, among other things."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("a .pth needs PyTorch: pip install -e '.[reference]'") from None
     try:
-        zipfile.ZipFile(path).close()  # torch's reader is not as clear about other files
+        zipfile.ZipFile(path).close()  # a clearer error for other files than torch's
         with torch.serialization.safe_globals(_plain_data()):
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
@@ -386,7 +386,7 @@ def _read_checkpoint(path: Path) -> Source:
 
 
 def _plain_data() -> list[Any]:
-    """What their checkpoints hold beside tensors (metrics, random states), harmless but unknown to torch's reader."""
+    """Returns the types in their checkpoints beside tensors (metrics, random states), which torch does not trust."""
     kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64, np.uint32, np.bool_)]
     array, number = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
     before_numpy_2 = [(array, "numpy.core.multiarray._reconstruct"), (number, "numpy.core.multiarray.scalar")]
@@ -403,13 +403,14 @@ def _plain_data() -> list[Any]:
 
 
 def _plain_dict(_: type) -> dict[Any, Any]:
-    """Stands in for a defaultdict, which torch's reader would not fill."""
+    """Replaces defaultdict, which torch's reader would not fill."""
     return {}
 
 
 def save(source: Source, config: Config, *, imported_from: Path) -> Path:
-    """Makes `config.run_dir` a run with one checkpoint, for evaluating and looking at; returns that. No replay comes
-    with the weights, and Adam's moments stay behind: the run cannot go on.
+    """Makes `config.run_dir` a run with one checkpoint, for evaluation and analysis; returns the checkpoint's folder.
+
+    The run cannot resume, because the weights come without a replay and without Adam's moments.
 
     Raises:
         UserError: an entry is missing, left over or of another shape, or the folder is not free.

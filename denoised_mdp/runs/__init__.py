@@ -1,15 +1,15 @@
-"""What lies on disk: a run's folder, what is kept in it, and how it is read again.
+"""The files of a run on disk: writing them and reading them.
 
-run_dir        whose a folder is, and which checkpoints it has; no jax
-sources        files of the user's that a run depends on, by their content; no jax
-checkpoint     all that a run goes on from
-replay         experience, one file an episode; no jax
-device_replay  a copy of it on the accelerator
+run_dir        the owner of a run's folder, and its checkpoints; no jax
+sources        the user's files that a run depends on, by their content; no jax
+checkpoint     the saved state from which a run resumes
+replay         experience, one file per episode; no jax
+device_replay  a copy of the replay on the accelerator
 logger         metrics, pictures and videos: files, TensorBoard, Weights & Biases
-metrics        what each of them means
-progress       the line that shows how far a run is
-evaluation     held-out episodes of an agent that was saved, and their statistics
+metrics        the meaning of each metric
+progress       the line that shows the progress of a run
+evaluation     held-out episodes of a saved agent, and their statistics
 compilation    jax's cache of compiled programs
 
-Nothing is imported here: what needs no jax shall not pay for it.
+Nothing is imported here, so that modules without jax load fast.
 """

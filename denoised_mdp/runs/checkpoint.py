@@ -1,8 +1,8 @@
-"""Checkpoints: `checkpoints/000012000` holds `state.safetensors`, every array by its name, and `progress.json`.
+"""Checkpoints: `checkpoints/000012000` holds `state.safetensors`, with every array by name, and `progress.json`.
 
 A checkpoint is written atomically: first under another name, then renamed. The number is `env_step`. `checksums.json`
-holds the CRC-32 of both files; every read compares it, and checkpoints of before version 0.2 have none.
-Reading `state.safetensors` needs no code of this project: `safetensors.numpy.load_file` gives names and arrays.
+holds the CRC-32 of both files. Every read compares it; checkpoints from before version 0.2 have none.
+`safetensors.numpy.load_file` reads the names and arrays of `state.safetensors` without this project's code.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _log = logging.getLogger(__name__)
 
 
 def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, keep: int) -> Path:
-    """Writes a checkpoint and then deletes all but the `keep` newest.
+    """Writes a checkpoint, deletes all but the `keep` newest, and returns the folder of the new one.
 
-    state: a pytree of arrays; progress: plain JSON data, all else that a resumed run needs.
+    state: a pytree of arrays; progress: plain JSON data, everything else that a resumed run needs.
 
     A power cut after the return takes nothing of it.
 
     Raises:
-        OSError: it cannot be written; earlier checkpoints are unchanged.
+        OSError: the checkpoint cannot be written; earlier checkpoints are unchanged.
     """
     final = run_dir / FOLDER / f"{env_step:09d}"
     partial = run_dir / FOLDER / "partial"
@@ -50,7 +50,7 @@ def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, 
     (partial / CHECKSUMS).write_text(json.dumps(checksums))
     for path in (*partial.iterdir(), partial):
         disk.sync(path)
-    if final.exists():  # of this very step, saved before and again after a signal
+    if final.exists():  # this step was saved before, and is saved again after a signal
         remove(final)
     partial.rename(final)
     for folder in (final.parent, run_dir):
@@ -63,13 +63,13 @@ def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, 
 def _save_state(state: Any, path: Path) -> None:
     try:
         save_file(named(state), path)
-    except SafetensorError as error:  # which names the system's error in its text
+    except SafetensorError as error:  # its text contains the number of the system's error
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, one_line(error), str(path)) from error
 
 
 def remove(path: Path) -> None:
-    """Deletes a checkpoint; renamed first, so that a kill in the middle leaves no half of it."""
+    """Deletes a checkpoint. It is renamed first, so that a killed process leaves no half of a checkpoint."""
     trash = path.with_name("trash")
     shutil.rmtree(trash, ignore_errors=True)
     path.rename(trash)
@@ -77,18 +77,18 @@ def remove(path: Path) -> None:
 
 
 def all_of(run_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """Returns the complete checkpoints of a run, oldest first."""
     return sorted(p for p in (run_dir / FOLDER).glob("*") if p.name.isdigit())
 
 
 def latest(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
+    """Returns the newest complete checkpoint of a run, or None."""
     found = all_of(run_dir)
     return found[-1] if found else None
 
 
 def latest_sound(run_dir: Path) -> Path | None:
-    """Returns the newest undamaged checkpoint; the newest of all if each is damaged."""
+    """Returns the newest undamaged checkpoint; if all are damaged, the newest; None if there is none."""
     found = all_of(run_dir)
     return next((path for path in reversed(found) if damage(path) is None), found[-1] if found else None)
 
@@ -105,7 +105,7 @@ def damage(path: Path) -> str | None:
 
 
 def set_aside_damaged(run_dir: Path) -> None:
-    """Renames the newest checkpoints that are damaged, if an older one is sound, with a warning."""
+    """Renames damaged checkpoints that are newer than the newest sound one, with a warning."""
     good = latest_sound(run_dir)
     for path in all_of(run_dir):
         if good is not None and path > good:
@@ -137,7 +137,7 @@ def load_state(path: Path, like: Tree) -> Tree:
     """Returns the saved pytree with the structure of `like`; only the shapes of `like` are used.
 
     Raises:
-        UserError: the file is damaged, or an array is missing, left over or of another shape: each is named.
+        UserError: the file is damaged, or an array is missing, left over or of another shape; the message names them.
     """
     file, saved = path / "state.safetensors", _arrays(path)
     wanted = _by_name(like)
@@ -176,10 +176,10 @@ def _read(file: Path) -> bytes:
 
 
 def shape(path: Path, name: str) -> tuple[int, ...]:
-    """The shape of one array of a checkpoint.
+    """Returns the shape of one array of a checkpoint.
 
     Raises:
-        UserError: the file is damaged, or has no such array.
+        UserError: the file is damaged, or contains no such array.
     """
     file = path / "state.safetensors"
     try:
@@ -190,7 +190,7 @@ def shape(path: Path, name: str) -> tuple[int, ...]:
 
 
 def named(tree: Any) -> dict[str, np.ndarray]:
-    """The arrays of a pytree by the names they have in a checkpoint, in the order of its leaves."""
+    """Returns the arrays of a pytree by their names in a checkpoint, in the order of the leaves."""
     return {name: np.asarray(leaf, order="C") for name, leaf in _by_name(tree).items()}
 
 

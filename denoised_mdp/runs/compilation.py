@@ -1,4 +1,4 @@
-"""Compiled programs are cached on disk, so that resuming or analysing a run needs no new compilation."""
+"""A cache of compiled programs on disk, so that resuming or analysing a run needs no new compilation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _log = logging.getLogger(__name__)
 
 
 def cache_programs() -> None:
-    """Turns jax's persistent compilation cache on, unless JAX_COMPILATION_CACHE_DIR already says where or whether.
+    """Turns jax's persistent compilation cache on, unless JAX_COMPILATION_CACHE_DIR sets or disables it.
 
-    It is the first call here that needs a device.
+    This is the first function that needs a device.
 
     Raises:
-        UserError: jax finds none.
+        UserError: jax finds no device.
     """
     try:
         jax.devices()

@@ -1,8 +1,8 @@
-"""The replay on an accelerator: a copy of what can be sampled, gathered inside the compiled chunk of updates.
+"""The replay on an accelerator: a copy of the rows to sample from; the compiled chunk of updates gathers the batches.
 
-The replay on disk is written as ever and decides what is sampled: the same draws from the same generator, and so the
-same batches, bit for bit. Here is where each of its rows lies on the device. What is new is copied from its files
-before sampling, so that a run that goes on fills the device in the same way.
+The replay on disk does not change, and still decides the batches: the same draws from the same generator, bit for bit.
+This module records the place of each row on the device. It copies new rows from the files before sampling, so that a
+resumed run fills the device in the same way.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from denoised_mdp.agent.batch import Gathered, Rows
 from denoised_mdp.errors import UserError
 from denoised_mdp.runs.replay import Replay
 
-PIECE = 256  # rows written at a time: always as many, so that one program does it
-SHARE = 0.8  # of the device's memory, which the agent needs too
+PIECE = 256  # rows per write: a fixed number, so that one compiled program suffices
+SHARE = 0.8  # of the device's memory; the agent needs the rest
 
 
 def rows_needed(*, capacity: int, env_steps: int, action_repeat: int, episode_frames: int, envs: int) -> int:
-    """The most rows that a run holds at a time, if its episodes have their full length: each begins with a reset's."""
+    """Returns the most rows that a run holds at a time, if its episodes have full length: each has a reset row too."""
     steps, length = -(-env_steps // action_repeat) + envs, -(-episode_frames // action_repeat)
     ever = steps + -(-steps // length) + envs
-    held = max(capacity, length + 1) + envs * (length + 1)  # what has ended, and what goes on
+    held = max(capacity, length + 1) + envs * (length + 1)  # finished, and running
     return min(ever, held)
 
 
 class DeviceReplay:
-    """Places for so many rows on the device, and which rows of a replay they hold.
+    """An array of R rows on the device, with the place of each row of a replay in it.
 
     Args:
         record: dtype of the replay's records.
         rows: R.
         device: a device or a sharding; None for the first device.
-        share: of the device's memory that it may take.
+        share: the largest share of the device's memory for the rows.
 
     Raises:
         UserError: the device's memory is too small.
@@ -55,11 +55,11 @@ class DeviceReplay:
         self.rows = Rows(*(jnp.zeros((rows, *shapes[name]), types[name], device=device) for name in Rows._fields))
         self._size = rows
         self._free = np.arange(rows, dtype=np.int32)
-        self._places: dict[int, NDArray[np.int32]] = {}  # by episode, of its rows that are here
+        self._places: dict[int, NDArray[np.int32]] = {}  # by episode, the places of its rows
         self._replay: Replay | None = None
 
     def update(self, replay: Replay) -> None:
-        """Copies new rows of `replay` and forgets those that it has forgotten; `sample` then draws from it.
+        """Copies new rows of `replay` and removes those that `replay` has forgotten; `sample` then draws from it.
 
         Raises:
             UserError: there are more rows than places.
@@ -84,7 +84,7 @@ class DeviceReplay:
                 self._write(places, replay.rows(episode, start, len(places)))
 
     def sample(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> Gathered:
-        """The batches that `Replay.sample` draws with the same arguments, to be gathered on the device."""
+        """Draws the same batches as `Replay.sample` with these arguments; the device gathers them later."""
         assert self._replay is not None, "update comes first"
         sequences = self._replay.draw(rng, updates, length, batch)
         pieces = [piece for sequence in sequences for piece in sequence]
@@ -92,7 +92,7 @@ class DeviceReplay:
         return Gathered(self.rows, places.reshape(updates, batch, length).swapaxes(1, 2))
 
     def _write(self, places: NDArray[np.int32], records: NDArray[Any]) -> None:
-        """Writes one piece; rows that pad it to `PIECE` go to a place that does not exist, and are dropped."""
+        """Writes one piece. Rows that pad it to `PIECE` have a place out of bounds, so that jax drops them."""
         missing = PIECE - len(places)
         shapes = {name: array.shape[1:] for name, array in self.rows._asdict().items()}
         piece: list[Any] = [records[name].reshape(len(places), *shape) for name, shape in shapes.items()]
@@ -106,7 +106,7 @@ def _written(rows: Rows, places: jax.Array, piece: list[jax.Array]) -> Rows:
 
 
 def _check_fits(rows: int, row_bytes: int, share: float) -> None:
-    """Against the memory that the device tells, or, where it is the machine's, against that."""
+    """Checks that the rows fit into the memory of the device, or of the machine if the device reports none."""
     stats = jax.devices()[0].memory_stats()
     has = stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if rows * row_bytes > share * has:

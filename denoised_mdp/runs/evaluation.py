@@ -1,4 +1,4 @@
-"""Episodes of the current policy in the held-out environments: returns, and their recorded pictures."""
+"""Episodes of the current policy in the held-out environments: their returns, and their frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from denoised_mdp.runs.compilation import cache_programs
 
 
 def make_env(config: Config, *, seed: int, split: Literal["train", "eval"]) -> Env:
-    """One environment of a configuration. `split` decides whose videos it shows."""
+    """Returns one environment of a configuration. `split` selects the videos for training or for evaluation."""
     return make(
         env=config.env.model_dump(),
         render=config.render.model_dump(),
@@ -29,7 +29,7 @@ def make_env(config: Config, *, seed: int, split: Literal["train", "eval"]) -> E
 
 
 def training_envs(config: Config) -> list[AnyEnv]:
-    """The environments that collect. The first has the run's seed, the others have seeds that no other run's have."""
+    """Returns the environments that collect. The first has the run's seed, the others have seeds unique to the run."""
     others = [int(np.random.SeedSequence((config.seed, i)).generate_state(1)[0]) for i in range(1, config.train.envs)]
     return _make_envs(config, [config.seed, *others], "train", config.train.workers)
 
@@ -37,7 +37,7 @@ def training_envs(config: Config) -> list[AnyEnv]:
 def evaluation_envs(
     config: Config, episodes: int | None = None, seed: int | None = None, workers: int | None = None
 ) -> list[AnyEnv]:
-    """An environment for each episode, every one with its own fixed seed and so its own start and video."""
+    """Returns one environment per episode; each has its own fixed seed, and hence its own start and video."""
     first = config.evaluate.seed if seed is None else seed
     seeds = range(first, first + (episodes or config.evaluate.episodes))
     return _make_envs(config, seeds, "eval", config.evaluate.workers if workers is None else workers)
@@ -55,7 +55,7 @@ def _make_envs(config: Config, seeds: Sequence[int], split: Literal["train", "ev
 
 
 def load_agent(config: Config, action_size: int, path: Path) -> tuple[Agent, TrainState]:
-    """Loads the agent of a checkpoint, without any other file of the run.
+    """Loads the agent of a checkpoint; reads no other file of the run.
 
     Raises:
         UserError: the checkpoint does not fit the configuration.
@@ -67,7 +67,7 @@ def load_agent(config: Config, action_size: int, path: Path) -> tuple[Agent, Tra
 
 
 class Trained(NamedTuple):
-    """A run's configuration, the functions of its agent, and what the agent has learned."""
+    """A run's configuration, the functions of its agent, and the learned state."""
 
     config: Config
     agent: Agent
@@ -75,13 +75,13 @@ class Trained(NamedTuple):
 
 
 def load(folder: str | Path, which: str = "latest") -> Trained:
-    """The agent of a run, from its latest checkpoint or from that of an env step. No environment is made.
+    """Loads the agent of a run from its latest checkpoint, or from that of an env step. It makes no environment.
 
     Raises:
-        UserError: there is no run, no such checkpoint, or it does not fit the run's configuration.
+        UserError: there is no run, no such checkpoint, or the checkpoint does not fit the run's configuration.
     """
     config, path = run_dir.load(Path(folder)), run_dir.checkpoint(Path(folder), which)
-    action_size = checkpoint.shape(path, "1/action")[-1]  # of what the agent remembers
+    action_size = checkpoint.shape(path, "1/action")[-1]  # the last action in the agent's memory
     return Trained(config, *load_agent(config, action_size, path))
 
 
@@ -89,7 +89,7 @@ class Episode(NamedTuple):
     """One whole episode, T + 1 rows: row 0 is the reset, with a zero action and no reward."""
 
     observation: np.ndarray  # [T + 1, H, W, 3] uint8
-    action: np.ndarray  # [T + 1, A], what led to the row
+    action: np.ndarray  # [T + 1, A], the action that led to the row
     reward: np.ndarray  # [T + 1]
 
     @property
@@ -103,8 +103,8 @@ def rollout(
 ) -> list[Episode]:
     """Runs one episode in each environment, with evaluation actions and a sampled posterior.
 
-    Environment i is seeded with seed + i, so that every evaluation meets the same starts and the same video.
-    The frames of the first `record` episodes are kept, of the others none: their `observation` is empty.
+    Environment i is seeded with seed + i, so that every evaluation has the same starts and the same videos.
+    Only the first `record` episodes keep their frames; the `observation` of the others is empty.
     """
     for i, env in enumerate(envs):
         env.seed(seed + i)
@@ -146,7 +146,7 @@ def rollout(
 
 
 def summary(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Metrics of some episodes, by the names of `metrics.py`. The interval is Student's, of the mean, at 95%."""
+    """Returns metrics of some episodes, named as in `metrics.py`. The interval is Student's, 95%, for the mean."""
     returns = np.array([episode.episode_return for episode in episodes])
     stddev = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     half = float(scipy.stats.t.ppf(0.975, len(returns) - 1)) * stddev / len(returns) ** 0.5 if len(returns) > 1 else 0.0

@@ -1,7 +1,7 @@
-"""Where metrics and videos of a run go: metrics.jsonl always; TensorBoard, Weights & Biases and the terminal if wanted.
+"""Writes a run's metrics and videos to metrics.jsonl, and on request to TensorBoard, Weights & Biases, the terminal.
 
-A line of metrics.jsonl is {"env_step": 12000, "model/loss": 11301.2, ...}; what is not finite is null. Names are those
-of denoised_mdp/runs/metrics.py. TensorBoard and wandb are imported only when used.
+A line of metrics.jsonl is {"env_step": 12000, "model/loss": 11301.2, ...}; a non-finite value is null. The names are
+those of denoised_mdp/runs/metrics.py. TensorBoard and wandb are imported only when used.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ WandbMode = Literal["disabled", "offline", "online"]
 
 
 class Logger:
-    """Writes nothing before `start`; each line is handed to the operating system at once, so a kill loses none.
+    """Writes nothing before `start`; hands each line to the operating system at once, so that a kill loses none.
 
     Args:
         run_dir: the run's folder.
-        total_env_steps: where the run ends, for the time left.
+        total_env_steps: the last env step of the run, for the time left.
         tensorboard: write events to run_dir/tensorboard.
         wandb_mode: `offline` needs no account: `wandb sync` can upload run_dir/wandb later.
-        progress: keep a line on the terminal, or repeat it now and then where there is none.
+        progress: show a progress line on the terminal; without a terminal, print it every 30 seconds.
         config: settings to show in Weights & Biases, nested plain data.
     """
 
@@ -62,12 +62,12 @@ class Logger:
         self._progress: ProgressLine | None = None
 
     def start(self, env_step: int | None = None) -> None:
-        """Goes on from the checkpoint of `env_step`, or, with None, begins: what was logged beyond is dropped.
+        """Resumes from the checkpoint of `env_step`, or begins anew with None. Later lines are removed.
 
-        In TensorBoard it is hidden; Weights & Biases keeps it, and shows both.
+        TensorBoard hides the later values; Weights & Biases keeps them, and shows both.
 
         Raises:
-            UserError: metrics.jsonl cannot be written, wandb is not installed, or has no account for `online`.
+            UserError: metrics.jsonl cannot be written, wandb is not installed, or `online` finds no account.
         """
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._lines = _reopen(self._run_dir / FILE, env_step)
@@ -83,32 +83,33 @@ class Logger:
         self.progress(env_step or 0)
 
     def progress(self, env_step: int) -> None:
-        """Says how far the run is; cheap enough for every step."""
+        """Shows the progress of the run; cheap enough for every step."""
         self.speed.update(env_step)
         if self._progress is not None:
             self._progress.update(env_step)
 
     @property
     def env_steps_per_second(self) -> float | None:
-        """The run's recent speed, from what `progress` was told; None until something has been done."""
+        """The run's recent speed; None before the first progress."""
         return self.speed.env_steps_per_second
 
     def log(self, env_step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        """Writes numbers of one moment, Python's, numpy's or jax's, to all destinations.
+        """Writes the numbers of one env step (Python's, numpy's or jax's) to all destinations.
 
         Raises:
-            ValueError: a name is not listed in metrics.py. RuntimeError: before `start`, or after `close`.
+            ValueError: a name is not listed in metrics.py.
+            RuntimeError: `start` has not been called, or `close` has.
         """
         listed.check(metrics)
         if self._lines is None:
             raise RuntimeError("the logger has not been started, or has been closed")
         numbers = {name: _number(value) for name, value in metrics.items()}
         line = {"env_step": env_step} | {name: v if math.isfinite(v) else None for name, v in numbers.items()}
-        # One unbuffered write of one whole line: an interrupt comes before it or after it.
+        # One unbuffered write of a whole line: no interrupt can split it.
         self._lines.write((json.dumps(line, allow_nan=False) + "\n").encode())
         if self._tensorboard is not None:
             for name, value in numbers.items():
-                if math.isfinite(value):  # of others it would print a warning each time
+                if math.isfinite(value):  # tensorboardX prints a warning for each other value
                     self._tensorboard.add_scalar(name, value, env_step)
         if self._wandb is not None:
             self._wandb.log({"env_step": env_step} | numbers)
@@ -118,7 +119,7 @@ class Logger:
             self._progress.update(env_step, numbers)
 
     def video(self, env_step: int, name: str, path: Path) -> None:
-        """Shows an mp4 or a GIF that lies at `path` in Weights & Biases. TensorBoard cannot play one."""
+        """Shows the mp4 or GIF at `path` in Weights & Biases. TensorBoard cannot play it."""
         if self._wandb is not None:
             import wandb
 
@@ -127,7 +128,7 @@ class Logger:
             )
 
     def image(self, env_step: int, name: str, path: Path) -> None:
-        """Shows a PNG that lies at `path` in TensorBoard and in Weights & Biases."""
+        """Shows the PNG at `path` in TensorBoard and in Weights & Biases."""
         if self._tensorboard is not None:
             from PIL import Image
 
@@ -138,13 +139,13 @@ class Logger:
             self._wandb.log({"env_step": env_step, name: wandb.Image(str(path))})
 
     def flush(self) -> None:
-        """Brings to the disk what is still on its way, as before a checkpoint."""
+        """Writes buffered events to the disk, as before a checkpoint."""
         if self._tensorboard is not None:
             self._tensorboard.flush()
 
     def close(self) -> None:
-        """Ends all destinations; twice is no harm."""
-        # Each is let go of before it is closed: should one fail, another `close` still ends the others.
+        """Closes all destinations; a second call does nothing."""
+        # Each attribute is cleared before its `close`: if one of them fails, a second call closes the others.
         if (progress := self._progress) is not None:
             self._progress = None
             progress.close()
@@ -168,16 +169,16 @@ class Logger:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, which may still be growing; none if there are none yet.
+    """Returns the lines of a run's metrics.jsonl, which may still grow; an empty list if the file is missing.
 
-    What is no line of metrics is left out, with a warning if it is not blank.
+    Lines without metrics are left out, with a warning if they are not blank.
     """
     path = run_dir / FILE
     return [metrics for _, metrics in _readable(path)] if path.exists() else []
 
 
 def _readable(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The whole lines, and what they say."""
+    """Returns the complete lines, each with its metrics."""
     found, unreadable = [], 0
     for line in path.read_bytes().splitlines(keepends=True):
         try:
@@ -199,7 +200,7 @@ def _number(value: SupportsFloat) -> float | int:
 
 
 def _reopen(path: Path, env_step: int | None) -> BinaryIO:
-    """The file to append to, without the lines beyond `env_step` and without what is no line of metrics."""
+    """Returns the file to append to, after removing lines beyond `env_step` and lines without metrics."""
     try:
         if path.exists():
             last = -1 if env_step is None else env_step
@@ -223,7 +224,7 @@ def _start_tensorboard(folder: Path, env_step: int | None) -> Any:
 
 
 def _start_wandb(run_dir: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
-    """A wandb run; the same one, by its id, when a run goes on."""
+    """Returns a wandb run; a resumed run has the same id, and hence the same wandb run."""
     try:
         import wandb
         from wandb.errors import Error
@@ -237,12 +238,12 @@ def _start_wandb(run_dir: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
             project=PROJECT,
             name=run_dir.name,
             id=run_id,
-            resume="allow" if mode == "online" else None,  # offline, the id alone joins the parts when synced
-            reinit="create_new",  # beside those of other seeds
+            resume="allow" if mode == "online" else None,  # offline, the same id joins the parts on `wandb sync`
+            reinit="create_new",  # beside the wandb runs of other seeds
             mode=mode,
             dir=str(run_dir),
             config=config,
-            settings=wandb.Settings(silent=mode == "offline", console="off"),  # online, it tells the address
+            settings=wandb.Settings(silent=mode == "offline", console="off"),  # online, wandb prints the address
         )
     except Error as error:
         raise UserError(

@@ -1,6 +1,6 @@
-"""The names of all metrics, with their meaning. docs/metrics.md is this table for readers.
+"""The names and meanings of all metrics. docs/metrics.md repeats this table for readers.
 
-The x axis of each is `env_step`: simulator frames of training, counted before action repeat, prefill included.
+The x axis of each is `env_step`: simulator frames of training, counted before action repeat, including the prefill.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ METRICS = {
 
 
 def check(names: Collection[str]) -> None:
-    """Whether each name is listed.
+    """Checks that each name is listed.
 
     Raises:
-        ValueError: some are not; each is named.
+        ValueError: some names are not; the message names them.
     """
     if unknown := sorted(set(names) - METRICS.keys()):
         raise ValueError(f"no such metric: {', '.join(unknown)}; new names are listed in denoised_mdp/runs/metrics.py")

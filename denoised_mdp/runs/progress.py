@@ -1,4 +1,4 @@
-"""One line that says how far a run is: redrawn in place on a terminal, repeated now and then elsewhere."""
+"""One line with the progress of a run: redrawn in place on a terminal, printed every 30 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-WINDOW = 120.0  # seconds over which speed is measured: several blocks of updates, but soon past the prefill
+WINDOW = (
+    120.0  # seconds over which speed is measured: several blocks of updates; short enough to forget the prefill soon
+)
 PLAIN_EVERY = 30.0  # seconds between lines where there is no terminal
 GAP = "  "
 BAR = 30  # characters at most
 
-# What the line shows of the metrics, and under which label; the first are the last to go.
+# The metrics in the line, and their labels. On a narrow terminal the last ones are left out first.
 SHOWN = {
     "evaluate/return_mean": "return",
     "model/loss": "loss",
@@ -35,7 +37,7 @@ class Speed:
         self._seen: deque[tuple[float, int]] = deque()
 
     def update(self, env_step: int) -> None:
-        """Notes how far the run is now."""
+        """Records the present env step."""
         now = self._clock()
         if len(self._seen) < 2 or now - self._seen[-2][0] >= 1:  # at most two notes a second
             self._seen.append((now, env_step))
@@ -46,7 +48,7 @@ class Speed:
 
     @property
     def env_steps_per_second(self) -> float | None:
-        """None until something has been done."""
+        """The speed; None before the first progress."""
         if len(self._seen) < 2:
             return None
         (start, first), (end, last) = self._seen[0], self._seen[-1]
@@ -54,9 +56,9 @@ class Speed:
 
 
 class ProgressLine:
-    """`update` it as often as you like; `close` it in any case, so that the terminal has its cursor back.
+    """Call `update` as often as you like, and `close` in any case, so that the terminal shows its cursor again.
 
-    seeds: how many runs it is about, in lockstep; their metrics are given as means.
+    seeds: the number of runs in lockstep; `update` then takes the means of their metrics.
     """
 
     def __init__(self, total: int, speed: Speed, console: Console | None = None, *, seeds: int = 1):
@@ -64,7 +66,7 @@ class ProgressLine:
         self._seeds = f"{seeds} seeds, " if seeds > 1 else ""
         self._env_step = 0
         self._metrics: dict[str, float] = {}
-        # Only a real terminal has a line redrawn: a log of a batch job stays lines, whatever the environment asks for.
+        # Only a real terminal redraws the line; the log of a batch job contains plain lines in any environment.
         self._console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
         self._printed_at: float | None = None
         self._live = (
@@ -76,14 +78,14 @@ class ProgressLine:
             self._live.start()
 
     def update(self, env_step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """The newest env step, and what metrics there are of it."""
+        """Sets the newest env step, and its metrics if there are any."""
         self._env_step = env_step
         self._metrics |= metrics or {}
         if self._live is None and (self._printed_at is None or time.monotonic() - self._printed_at >= PLAIN_EVERY):
             self._print()
 
     def close(self) -> None:
-        """Leaves the last state standing. Twice is no harm."""
+        """Ends the line; its last state stays visible. A second call does nothing."""
         if self._live is not None:
             with suppress(OSError):  # the terminal is gone
                 self._live.stop()
@@ -92,18 +94,18 @@ class ProgressLine:
         self._printed_at = None
 
     def line(self, width: int) -> str:
-        """Returns a line of at most `width` characters, without less important parts if it is too long."""
+        """Returns a line of at most `width` characters; less important parts are left out if it is too long."""
         share = min(1.0, self._env_step / self._total)
         speed = self._speed.env_steps_per_second
         metrics = [f"{label} {_short(self._metrics[name])}" for name, label in SHOWN.items() if name in self._metrics]
         steps = f"{speed:.{1 if speed < 10 else 0}f} steps/s" if speed else ""
         updates = self._metrics.get("speed/updates_per_second")
         updates_text = f"{updates:.1f} updates/s" if updates else ""
-        # Before the first updates the speed is that of compiling and of random actions: nothing to tell the end by.
+        # Before the first updates the speed is that of compiling and of random actions, and predicts no end.
         seconds = round((self._total - self._env_step) / speed) if speed and updates else None
         left = "" if seconds is None else f"{timedelta(seconds=seconds)} left"
         pieces = [f"{self._seeds}{share:4.0%} {self._env_step:,}/{self._total:,}", *metrics, steps, updates_text, left]
-        # By importance: where we are, time left, return, loss, speed; then what is left of the metrics.
+        # By importance: progress, time left, return, loss, speed, the other metrics.
         importance = [pieces[0], left, *metrics[:2], steps, updates_text, *metrics[2:]]
         kept: list[str] = []
         for piece in filter(None, importance):
@@ -120,7 +122,7 @@ class ProgressLine:
 
     def _print(self) -> None:
         self._printed_at = time.monotonic()
-        with suppress(OSError):  # nobody reads any more
+        with suppress(OSError):  # the reader has closed the pipe
             print(self.line(200), file=self._console.file, flush=True)
 
 

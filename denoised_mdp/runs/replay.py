@@ -1,7 +1,7 @@
 """Replay on disk: one append-only file per episode, uint8 frames, sampled as K batches of [T, B] sequences.
 
-An episode is one binary file of fixed-size records, one record per step, and `spec.json` beside the episodes says
-what a record holds, so that nothing but numpy is needed to read them:
+An episode is one binary file of fixed-size records, one record per step. `spec.json` beside the episodes describes
+the record, so that numpy alone can read them:
 
     spec = json.load(open("replay/spec.json"))
     dtype = [(field["name"], field["dtype"], tuple(field["shape"])) for field in spec["fields"]]
@@ -9,11 +9,11 @@ what a record holds, so that nothing but numpy is needed to read them:
 
 `action[t]` is the action that led to `observation[t]`; the reset row (`is_first`) has action 0 and reward 0.
 
-T consecutive steps with all their fields are one `os.preadv` straight into the arrays of the batch, so that resident
-memory is that of the batches alone, whatever the size of the replay. Every `add` hands its record to the operating
-system at once: what a killed process has added stays, but for a record cut short, which is ignored on reading and
-overwritten on writing. An episode that ends is brought to the disk too, and so are those going on by `flush`, against
-a power cut.
+One `os.preadv` reads T consecutive steps with all their fields directly into the arrays of the batch, so that resident
+memory holds only the batches, whatever the size of the replay. Every `add` hands its record to the operating system at
+once: a killed process loses no record, except one that it cut short, which readers ignore and the next `add`
+overwrites. The end of an episode writes it through to the disk, and `flush` does so for running episodes, against a
+power cut.
 """
 
 import json
@@ -44,7 +44,7 @@ _BUFFERS_PER_READ = 1024  # IOV_MAX of Linux: the most buffers that one preadv f
 
 
 class ReplayError(UserError):
-    """An error that a user can correct: no replay, other shapes, too few rows, a value that is not finite."""
+    """An error that a user can correct: no replay, other shapes, too few rows, a non-finite value."""
 
 
 class StepLike(Protocol):
@@ -69,8 +69,8 @@ class Batch(NamedTuple):
 
     observation: NDArray[np.uint8]  # [K, T, B, H, W, 3]
     action: NDArray[np.float32]  # [K, T, B, A], the action that led to the observation
-    reward: NDArray[np.float32]  # [K, T, B], what that action earned
-    is_first: NDArray[np.bool_]  # [K, T, B], the reset rows: no latent comes before them
+    reward: NDArray[np.float32]  # [K, T, B], the reward of that action
+    is_first: NDArray[np.bool_]  # [K, T, B], the reset rows: no latent precedes them
     is_terminal: NDArray[np.bool_]  # [K, T, B], the episode ended for good, which a time limit is not
     factors: dict[str, NDArray[Any]]  # name -> [K, T, B, ...], empty unless asked for
 
@@ -92,14 +92,14 @@ class Episode(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The name of its file."""
+        """The name of the episode's file."""
         return f"episode-{self.id:08d}-stream-{self.stream:03d}.bin"
 
 
 def record_dtype(
     observation_shape: tuple[int, ...], action_size: int, factors: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]
 ) -> np.dtype:
-    """The record of one step, packed, the frame first; `factors`: name -> (dtype, shape)."""
+    """Returns the dtype of one step's record, packed, the frame first; `factors`: name -> (dtype, shape)."""
     shapes = {"observation": tuple(observation_shape), "action": (action_size,)}
     fields = [(name, dtype, shapes.get(name, ())) for name, dtype, _ in _FIELDS]
     fields += [(_FACTOR + name, dtype, tuple(shape)) for name, (dtype, shape) in factors.items()]
@@ -107,19 +107,19 @@ def record_dtype(
 
 
 class Replay:
-    """Episodes of one or several environments in a folder, the oldest forgotten beyond `capacity` rows.
+    """Episodes of one or several environments in a folder. Beyond `capacity` rows it forgets the oldest ones.
 
-    A new replay in a folder that already holds episodes wants `restore` first: with the index of a checkpoint to go
-    on from there, with None to start over. Not thread-safe: other threads read a `snapshot`.
+    If the folder already holds episodes, call `restore` first: with the index of a checkpoint to resume from there,
+    with None to start over. Not thread-safe: other threads read a `snapshot`.
 
     Args:
-        directory: where the episodes and `spec.json` lie; made, if missing, by `restore` or the first `add`.
+        directory: the folder of the episodes and `spec.json`; `restore` or the first `add` makes it if it is missing.
         observation_shape: (H, W, 3) of the uint8 frames.
         action_size: A.
-        capacity: rows kept for sampling; as an episode ends, the oldest finished ones beyond it are forgotten, but
+        capacity: rows kept for sampling. When an episode ends, the oldest finished ones beyond it are forgotten, but
             never the newest.
         factors: ground truth to store beside each frame, taken from `step.info["factors"]`: name -> (dtype, shape).
-        include_running: sample from the episodes still going on too; the paper samples complete episodes only.
+        include_running: sample from running episodes too; the paper samples complete episodes only.
 
     Raises:
         ReplayError: the folder holds a replay of other shapes, or `capacity` is not positive.
@@ -152,13 +152,13 @@ class Replay:
         action_size: int | None = None,
         include_running: bool = False,
     ) -> "Replay":
-        """Opens another run's replay for reading; nothing is written, and that run may still be going on.
+        """Opens another run's replay for reading; writes nothing. That run may still add steps.
 
-        It holds the steps written so far, until `refresh` looks again. `directory` is the replay's folder or its
-        run's. The shapes, if given, are what the caller needs.
+        The result contains the steps written so far; `refresh` adds later ones. `directory` is the folder of the
+        replay or of its run. The shapes, if given, are those that the caller needs.
 
         Raises:
-            ReplayError: no replay there, or one of other shapes.
+            ReplayError: the folder holds no replay, or one of other shapes.
         """
         directory = Path(directory)
         if not (directory / "spec.json").exists() and (directory / "replay" / "spec.json").exists():
@@ -188,18 +188,18 @@ class Replay:
         self._running: dict[int, Episode] = {}  # by stream
         self._open_files: dict[int, int] = {}  # by stream
         self._next_id = 0
-        self._ready = False  # to be written to
+        self._ready = False  # True once the folder and `spec.json` exist
 
     # Writing
 
     def add(self, step: StepLike, action: NDArray[np.floating] | None = None, stream: int = 0) -> None:
-        """Appends a step and the action [A] that led to it; `is_first` begins a new episode, its action is ignored.
+        """Appends a step and the action [A] that led to it. `is_first` begins a new episode and ignores the action.
 
-        `stream` tells environments that take turns apart. An episode of the stream that had not ended is kept as it
-        is. The record has been handed to the operating system when this returns.
+        `stream` is the number of the environment. A new episode leaves an unfinished one of its stream as it is. The
+        operating system has the record when this method returns.
 
         Raises:
-            ReplayError: a reward, an action or a factor is not finite; nothing is written then.
+            ReplayError: a reward, an action or a factor is not finite; then nothing is written.
             ValueError: a first step is missing, shapes differ from the record's, or the replay is read-only.
         """
         self._need_writable("add")
@@ -222,7 +222,7 @@ class Replay:
         if stream not in self._open_files:
             path = self.directory / episode.file
             self._open_files[stream] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        # At its place and not at the end: a record that an error cut short is written over.
+        # At its place, not at the end: this overwrites a record that an error cut short.
         _write_at(self._open_files[stream], row.tobytes(), episode.length * self.dtype.itemsize)
         self._running[stream] = episode._replace(length=episode.length + 1)
         if step.is_last:
@@ -260,7 +260,7 @@ class Replay:
         for name, value in values.items():
             if np.shape(value) != self.dtype[name].shape:
                 raise ValueError(f"{name} has shape {np.shape(value)}, the replay stores {self.dtype[name].shape}")
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is refused
                 row[name] = value
             _check_finite(name, value, row[name])
         return row
@@ -277,14 +277,14 @@ class Replay:
             excess -= self._finished.pop(next(iter(self._finished))).length  # its file stays until `release`
 
     def flush(self) -> None:
-        """Brings the running episodes to the disk (fsync); only a power cut needs it, before a checkpoint."""
+        """Writes running episodes through to the disk (fsync), before a checkpoint; it matters only in a power cut."""
         for file in self._open_files.values():
             os.fsync(file)
 
     def snapshot(self) -> "Replay":
-        """The contents as they are now, read-only: another thread may read them while this replay goes on.
+        """Returns the present contents, read-only: another thread may read them while this replay changes.
 
-        What this replay forgets meanwhile stays there until `release`.
+        Episodes that this replay forgets meanwhile stay readable there until `release`.
         """
         copy = Replay.__new__(Replay)
         copy._set_up(self.directory, self.dtype, capacity=0, include_running=self.include_running, writable=False)
@@ -300,7 +300,7 @@ class Replay:
     # Checkpoints
 
     def index(self) -> dict[str, Any]:
-        """The contents as plain JSON data, for the checkpoint: the episodes, which of them go on, the next id."""
+        """Returns the contents as plain JSON data for the checkpoint: finished and running episodes, the next id."""
         return {
             "finished": [list(episode) for episode in self._finished.values()],
             "running": [list(episode) for episode in self._running.values()],
@@ -308,13 +308,13 @@ class Replay:
         }
 
     def restore(self, index: Mapping[str, Any] | None) -> None:
-        """Goes back to the contents that `index()` described, bit by bit; None is a replay without episodes.
+        """Restores exactly the contents that `index()` described; None stands for a replay without episodes.
 
-        Files that came later are deleted, those that grew are cut (a read-only replay only leaves them out). An
-        episode that was running goes on, or is kept as it is if the next step of its stream is a first one.
+        Later files are deleted, and files that have grown are cut (a read-only replay only ignores them). A running
+        episode continues, or stays as it is if the next step of its stream is a first one.
 
         Raises:
-            ReplayError: an episode of the index is missing or too short; nothing has been changed then.
+            ReplayError: an episode of the index is missing or too short; then nothing is changed.
         """
         index = index or {"finished": [], "running": [], "next_id": 0}
         finished = {episode[0]: Episode(*episode) for episode in index["finished"]}
@@ -337,9 +337,9 @@ class Replay:
         self._finished, self._running, self._next_id = finished, running, index["next_id"]
 
     def release(self, index: Mapping[str, Any]) -> None:
-        """Deletes the files of episodes forgotten before `index`, of the oldest checkpoint that is to stay restorable.
+        """Deletes the files of episodes that were forgotten before `index`, that of the oldest checkpoint to keep.
 
-        What it and every later checkpoint name stays.
+        All episodes of that checkpoint and of later ones stay.
         """
         self._need_writable("release")
         oldest = min((episode[0] for episode in (*index["finished"], *index["running"])), default=0)
@@ -349,10 +349,10 @@ class Replay:
                 (self.directory / found.file).unlink()
 
     def refresh(self) -> None:
-        """Looks again at what has been written to a replay that was opened read-only.
+        """Reads the folder of a read-only replay again, for the steps written since.
 
         Raises:
-            ValueError: this replay is writable, and so always up to date.
+            ValueError: this replay is writable, and hence always up to date.
         """
         if self._writable:
             raise ValueError(f"{self.directory}: refresh is for a replay that was opened read-only")
@@ -360,7 +360,7 @@ class Replay:
         self._running.clear()
         for found in _files(self.directory):
             episode = found._replace(length=_rows(self.directory / found.file, self.dtype.itemsize))
-            if previous := self._running.pop(episode.stream, None):  # a later one of its stream has begun
+            if previous := self._running.pop(episode.stream, None):  # a later episode of the stream has begun
                 self._finished[previous.id] = previous
             if episode.length:
                 self._running[episode.stream] = episode
@@ -374,20 +374,20 @@ class Replay:
 
     @property
     def num_steps(self) -> int:
-        """Rows held, the reset rows and the running episodes included."""
+        """The number of rows, including reset rows and running episodes."""
         return sum(episode.length for episode in self.episodes())
 
     @property
     def num_episodes(self) -> int:
-        """Episodes that have ended."""
+        """The number of finished episodes."""
         return len(self._finished)
 
     def episodes(self) -> list[Episode]:
-        """All episodes held, the oldest first, the running ones last."""
+        """Returns all episodes, the oldest first, the running ones last."""
         return [*self._finished.values(), *self._running.values()]
 
     def episode(self, id: int) -> dict[str, NDArray[Any]]:
-        """Every field of an episode, each [length, ...], by name; a factor is under "factors/" and its name.
+        """Returns the fields of an episode by name, each [length, ...]; the name of a factor begins with "factors/".
 
         Raises:
             ValueError: there is no such episode.
@@ -399,7 +399,7 @@ class Replay:
         raise ValueError(f"{self.directory} has no episode {id}, it has {[e.id for e in self.episodes()]}")
 
     def can_sample(self, length: int) -> bool:
-        """Checks whether a sequence of `length` rows fits into one episode, or into short ones together."""
+        """Returns whether a sequence of `length` rows fits into one episode, or into short ones together."""
         return any(_rows_of(line) >= length for line in self._lines(length))
 
     def sample(
@@ -414,12 +414,12 @@ class Replay:
     ) -> Batch:
         """Draws `updates` (K) batches of `batch` (B) sequences of `length` (T) steps.
 
-        A sequence is of one episode, or, where episodes are shorter than that, of several, one after the other: each
-        begins with a row that `is_first`. The outcome depends on `rng` and the contents alone, and is that of K calls
-        for one batch. With `columns` only these of the B sequences are read, and B is their number in the result.
+        A sequence comes from one episode, or from several short ones in a row, each of which begins with an `is_first`
+        row. The result depends only on `rng` and the contents, and equals that of K calls for one batch. `columns`
+        selects some of the B sequences; only these are read, and B is their number in the result.
 
         Raises:
-            ReplayError: there are not `length` rows, or a file has been deleted or cut meanwhile.
+            ReplayError: the replay has too few rows, or a file has been deleted or cut meanwhile.
         """
         sequences = self.draw(rng, updates, length, batch)
         if columns is not None:
@@ -444,15 +444,15 @@ class Replay:
         )
 
     def draw(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> list[list[Piece]]:
-        """Draws what `sample` reads: the pieces of the K * B sequences, those of the first batch first.
+        """Draws the pieces of the K * B sequences that `sample` reads, those of the first batch first.
 
-        Every position where a sequence fits is equally likely, so that an episode counts by its number of them
-        (as the reference does). Of an episode of N rows these are all N - T + 1, the last row included, where a
-        termination stands. Episodes that have ended and are shorter than T count as one, in which they follow each
-        other from the oldest on; the paper's tasks have none.
+        Every position where a sequence fits is equally likely, so that an episode's weight is its number of positions
+        (as in the reference). An episode of N rows has N - T + 1 of them; sequences may contain its last row, where a
+        termination is recorded. Finished episodes shorter than T are joined into one, the oldest first; the paper's
+        tasks have none.
 
         Raises:
-            ReplayError: there are not `length` rows.
+            ReplayError: the replay has too few rows.
         """
         lines = self._lines(length)
         fits = np.array([max(_rows_of(line) - length + 1, 0) for line in lines], np.int64)
@@ -473,18 +473,18 @@ class Replay:
         ]
 
     def _lines(self, length: int) -> list[list[Episode]]:
-        """Returns the sources of sequences of `length` rows: each long episode; last, all short ones that ended."""
+        """Returns the sources of sequences of `length` rows: each long episode, and last, all short finished ones."""
         sampled = self.sampled()
         long = [[episode] for episode in sampled if episode.length >= length]
         short = [episode for episode in sampled if episode.length < length and episode.id in self._finished]
         return [*long, short] if short else long
 
     def sampled(self) -> list[Episode]:
-        """The episodes to sample from, the oldest first: those that have ended, and the others if so asked."""
+        """Returns the episodes to sample from, the oldest first: finished ones, with `include_running` all."""
         return self.episodes() if self.include_running else list(self._finished.values())
 
     def rows(self, episode: Episode, start: int, count: int) -> NDArray[Any]:
-        """`count` records of an episode from row `start` on."""
+        """Returns `count` records of an episode, from row `start` on."""
         rows = np.empty(count, self.dtype)
         self._read(episode, start, [rows.view(np.uint8).data])
         return rows
@@ -517,7 +517,7 @@ def _rows_of(line: Sequence[Episode]) -> int:
 
 
 def _pieces(line: Sequence[Episode], first_rows: NDArray[np.int64], start: int, length: int) -> list[Piece]:
-    """`length` rows from row `start` of a line of episodes on; `first_rows`: where in the line each begins."""
+    """Returns `length` rows from row `start` on of joined episodes; `first_rows`: the row where each one begins."""
     pieces, i = [], int(np.searchsorted(first_rows, start, side="right")) - 1
     while length:
         begin = start - int(first_rows[i])
@@ -533,7 +533,7 @@ def _check_finite(name: str, value: Any, stored: NDArray[Any]) -> None:
 
 
 def _read_spec(directory: Path) -> np.dtype:
-    """The record that `spec.json` describes."""
+    """Returns the dtype of the record that `spec.json` describes."""
     try:
         spec = json.loads((directory / "spec.json").read_text())
         form = spec["format"]
@@ -571,13 +571,13 @@ def _check_same_record(directory: Path, found: np.dtype, wanted: np.dtype) -> No
 
 
 def _files(directory: Path) -> list[Episode]:
-    """The episodes whose files lie in the folder, the oldest first, of unknown length (0)."""
+    """Returns the episodes whose files are in the folder, the oldest first, with length 0 (unknown)."""
     matches = (_EPISODE_FILE.fullmatch(entry) for entry in os.listdir(directory))
     return sorted(Episode(int(match[1]), int(match[2]), 0) for match in matches if match)
 
 
 def _rows(path: Path, record_bytes: int) -> int:
-    """Whole records in a file, 0 if there is none."""
+    """Returns the number of whole records in a file; 0 if the file is missing."""
     try:
         return path.stat().st_size // record_bytes
     except FileNotFoundError:
@@ -585,14 +585,14 @@ def _rows(path: Path, record_bytes: int) -> int:
 
 
 def _write_at(file: int, data: bytes, offset: int) -> None:
-    """All of `data`: a disk that fills up shows as a short write first, as an OSError with the next."""
+    """Writes all of `data`. A full disk first causes a short write, and an OSError with the next one."""
     while data:
         written = os.pwrite(file, data, offset)
         data, offset = data[written:], offset + written
 
 
 def _bytes_of(array: NDArray[Any]) -> list[memoryview]:
-    """The memory of a contiguous [K, T, B, ...] array as K * T * B pieces, written through."""
+    """Returns the memory of a contiguous [K, T, B, ...] array as K * T * B writable pieces."""
     flat = array.reshape(-1).view(np.uint8).data
     size = array[:1, :1, :1].nbytes
     return [flat[i : i + size] for i in range(0, flat.nbytes, size)]

@@ -1,6 +1,6 @@
 """A run's folder: its owner and its contents. `config.yaml` in it is the run's resolved configuration.
 
-No jax here: a misspelt option should be found before seconds of imports.
+No jax here, so that a misspelt option is reported before jax has loaded, which takes seconds.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 def check(config: Config) -> None:
-    """Checks that `config.run_dir` is free, or holds this same run, which then goes on. Writes nothing.
+    """Checks that `config.run_dir` is free, or holds this same run, which can then resume. Writes nothing.
 
     Raises:
-        UserError: it holds a run of another configuration, or something else, or lies in a run's folder.
+        UserError: the folder holds a run of another configuration or other files, or lies in a run's folder.
     """
     run_dir = Path(config.run_dir)
     if run_dir.exists() and not run_dir.is_dir():
@@ -54,9 +54,9 @@ def check(config: Config) -> None:
 
 
 def claim(config: Config) -> Path:
-    """Makes the folder this run's by writing the configuration into it, and returns it.
+    """Makes this run the owner of its folder by writing the configuration into it; returns the folder.
 
-    The first thing that a run writes: call it once all else has been checked.
+    It writes the first file of a run: call it after all checks.
 
     Raises:
         UserError: as `check`, or the folder cannot be written.
@@ -95,10 +95,10 @@ class Lock(NamedTuple):
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[Lock]:
-    """Locks the folder against training by other processes, inside the context; makes it if it is missing.
+    """Locks the folder against other training processes inside the context; makes the folder if it is missing.
 
-    The kernel holds the lock, so that it ends with the process in any case; the file only names its owner. A network
-    folder may give two machines the lock: there the later one becomes the owner, and the earlier one ends at `check`.
+    The kernel holds the lock, so that it always ends with the process; the file only names its owner. On a network
+    folder two machines may both get the lock: the later one becomes the owner, and the earlier one ends at `check`.
 
     Raises:
         UserError: another process trains there, or the folder cannot be written.
@@ -120,17 +120,17 @@ def locked(run_dir: Path) -> Iterator[Lock]:
         except OSError as error:  # a file system without locks
             _log.warning("run_dir=%s cannot be locked (%s): start no second process there", run_dir, one_line(error))
         lock = Lock(run_dir, f"{os.getpid()} on {socket.gethostname()}, start {uuid.uuid4().hex[:8]}")
-        with suppress(OSError):  # the disk is full: the lock still holds
+        with suppress(OSError):  # on a full disk the lock still works
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"{lock.owner}\n".encode())
         yield lock
 
 
 def load(run_dir: Path) -> Config:
-    """The configuration of the run in a folder, which may have been moved since.
+    """Returns the configuration of the run in a folder, which may have been moved since the run began.
 
     Raises:
-        UserError: there is no run.
+        UserError: the folder holds no run.
     """
     if not run_dir.is_dir():
         raise UserError(f"run_dir={run_dir}: there is no such folder")
@@ -140,7 +140,7 @@ def load(run_dir: Path) -> Config:
 
 
 def checkpoint(run_dir: Path, which: str) -> Path:
-    """The folder of a run's checkpoint: the `latest`, or the one of an env step.
+    """Returns the folder of a run's checkpoint: the `latest`, or that of an env step.
 
     Raises:
         UserError: the run has no such checkpoint.

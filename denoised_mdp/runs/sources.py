@@ -20,14 +20,14 @@ _SAMPLE = 4096  # bytes from the middle of each file
 
 
 def differences(folder: Path, old: Config, new: Config) -> list[str]:
-    """`settings.differences` of the run in `folder`, that of `old`, but for paths that lead to the same."""
+    """Returns `settings.differences`, except for paths to the same files. `old` configures the run in `folder`."""
     found = {text.split(":")[0]: text for text in settings.differences(old, new)}
     moved = [name for name in PATHS if name in found and _same(folder, old, new, name)]
     return [text for name, text in found.items() if name not in moved]
 
 
 def changed(folder: Path, config: Config) -> str | None:
-    """Returns a sentence if the videos differ from those with which the run in `folder` began, or None."""
+    """Returns a sentence if the videos differ from those at the start of the run in `folder`, else None."""
     before, now = _known(folder).get(VIDEOS), _identities(config).get(VIDEOS)
     if before is None or now is None or before == now:
         return None
@@ -38,7 +38,7 @@ def changed(folder: Path, config: Config) -> str | None:
 
 
 def note(folder: Path, config: Config) -> None:
-    """Writes down what the run in `folder` depends on: its videos once, as they stay; its code as it is now."""
+    """Records the files that the run in `folder` depends on: its videos only once, its code as it is now."""
     known = _known(folder)
     found = _identities(config) | {name: known[name] for name in (VIDEOS,) if name in known}
     if found != known:
@@ -76,7 +76,7 @@ def _known(folder: Path) -> dict[str, str]:
 
 
 def _identities(config: Config) -> dict[str, str]:
-    """What the run's files hold, by the setting that names them; without those that are missing."""
+    """Returns a hash of the run's files, by the setting that names them; missing files are left out."""
     found, noise = {}, config.noise
     folder = Path(noise.source).expanduser()
     if (noise.video_background or noise.television) and folder.is_dir():
@@ -89,8 +89,8 @@ def _identities(config: Config) -> dict[str, str]:
 
 
 def _of_videos(folder: Path) -> str:
-    """Names, sizes and a sample of each file of the clips: all of them would take too long to read at every start."""
-    from denoised_mdp.envs.video import directory  # imageio, PIL: only for those who have such a folder
+    """Returns a hash of the clips' names, sizes and a sample of each file; whole files would take too long to read."""
+    from denoised_mdp.envs.video import directory  # imports imageio and PIL, which only such a folder needs
 
     identity = hashlib.sha256()
     for file in directory.files(folder):

@@ -1,4 +1,4 @@
-"""How fast the agent acts: a frame from the host, encoded, filtered, an action back on the host."""
+"""The speed of acting: a frame goes from the host to the device, is encoded and filtered, and an action comes back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALLS = 20  # in one measurement
 
 
 def measure(config: Config, *, action_size: int, repeats: int) -> list[Row]:
-    """Agent steps per second of all environments together, while exploring."""
+    """Measures agent steps per second of all environments together, with exploration."""
     agent, key, size = Agent(config, action_size), jax.random.key(0), config.env.image_size
     state = agent.create(key)
     rows = []

@@ -1,4 +1,4 @@
-"""Each convolution of the encoder and the decoder with its gradients, in both of its forms, side by side."""
+"""The time of each convolution of encoder and decoder with its gradients, in both forms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Layer(NamedTuple):
     """The shape of one convolution."""
 
     coder: str  # encoder, or decoder, whose convolutions are transposed
-    side: int  # of the pictures that go in
+    side: int  # of the input pictures
     inputs: int
     outputs: int
     kernel: int
@@ -34,14 +34,14 @@ class Layer(NamedTuple):
 
     @property
     def side_out(self) -> int:
-        """The side of the pictures that come out."""
+        """The side of the output pictures."""
         if self.coder == "encoder":
             return (self.side - self.kernel) // self.stride + 1
         return (self.side - 1) * self.stride + self.kernel
 
 
 def layers(config: Config) -> Iterator[Layer]:
-    """The convolutions of the encoder, then those of the decoder, from the input on."""
+    """Yields the convolutions of the encoder, then those of the decoder, from the input on."""
     model, size = config.model, config.env.image_size
     side, inputs = size, 3
     for width, kernel, stride in CONV_ENCODER[size]:
@@ -56,7 +56,7 @@ def layers(config: Config) -> Iterator[Layer]:
 
 
 def measure(config: Config, *, repeats: int) -> list[Row]:
-    """Milliseconds for an output, and the gradients to kernel, bias and pictures, of 250 pictures."""
+    """Measures milliseconds for the output and the gradients to kernel, bias and pictures, for 250 pictures."""
     rows: list[Row] = []
     totals: dict[str, float] = {}
     for layer in layers(config):

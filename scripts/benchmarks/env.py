@@ -1,4 +1,4 @@
-"""Pictures per second of the environment: of a suite's task by every way of rendering that works here."""
+"""Pictures per second of the environment; for a task of the suite, with every way of rendering that works here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from denoised_mdp.runs.evaluation import training_envs
 
 
 def measure(config: Config, *, steps: int) -> list[Row]:
-    """`steps` agent steps of random actions in `train.envs` environments, then with each backend and quality."""
+    """Times `steps` agent steps of random actions in `train.envs` environments, then with each backend and quality."""
     rows = [_configured(config, steps)]
     if config.env.name == "dmc":
         noise = "video_background" if config.noise.video_background else "none"

@@ -1,8 +1,8 @@
 """The arithmetic of one update: counted by hand from the widths, and in a traced program.
 
-A multiplication counts 1, and so does a sum. By hand, only what the result needs: matrix products and convolutions,
-forward, and backward to weights and inputs where a gradient is wanted. A traced program may do more, such as products
-with the zeros that pad a picture.
+A multiplication counts 1, and so does a sum. The count by hand contains only the necessary matrix products and
+convolutions: forward, and backward to weights and inputs that need a gradient. A traced program may do more, such as
+products with the zeros that pad a picture.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from denoised_mdp.agent.critic import VALUES
 from denoised_mdp.config.schema import Config, DenoisedModel, DynamicsPolicy, Train
 from denoised_mdp.model.nets import CONV_DECODER, CONV_ENCODER, LAST, PATCHES
 
-FORWARD, TO_WEIGHTS, TO_INPUTS = 1, 1, 1  # each pass does as many products as the first
+FORWARD, TO_WEIGHTS, TO_INPUTS = 1, 1, 1  # each pass has as many products as the first
 ALL = FORWARD + TO_WEIGHTS + TO_INPUTS
 
 
 def of_update(config: Config, action_size: int) -> dict[str, int]:
-    """FLOP of one update of model and policy, by part; the sum is the update's.
+    """Returns the FLOP of one update of model and policy, by part; their sum is the update's.
 
     Raises:
-        ValueError: not counted by hand: another model than x, xy or xyz, another policy than dynamics.
+        ValueError: the model is not x, xy or xyz, or the policy is not dynamics; others are not counted by hand.
     """
     return of_model(config, action_size) | of_policy(config, action_size)
 
 
 def of_model(config: Config, action_size: int) -> dict[str, int]:
-    """FLOP of one update of the world model, by part."""
+    """Returns the FLOP of one update of the world model, by part."""
     model, rows = config.model, config.train.batch_size * config.train.batch_length
     if not isinstance(model, DenoisedModel):
         raise ValueError(f"model={model.name}: only the arithmetic of model=x, xy and xyz has been counted")
@@ -50,7 +50,7 @@ def of_model(config: Config, action_size: int) -> dict[str, int]:
 
 
 def of_policy(config: Config, action_size: int) -> dict[str, int]:
-    """FLOP of one update of actor and critic, by part: imagination, through which gradients flow, and the critic's."""
+    """Returns the FLOP of one update of actor and critic, by part: imagination with its gradients, and the critic."""
     policy, model, train = config.policy, config.model, config.train
     if not isinstance(policy, DynamicsPolicy):
         raise ValueError(f"policy={policy.name}: only the arithmetic of policy=dynamics has been counted")
@@ -64,9 +64,11 @@ def of_policy(config: Config, action_size: int) -> dict[str, int]:
     head = _dense(x, *model.reward_widths, 1)
     heads, at_the_start = (2 * head, head) if model.continue_head else (head, 0)
     fixed = _prior(model.x.state + action_size, 1, model.x.belief, model.x.state) + heads + value
-    # Nothing wants the gradient of an MLP's first product to the stopped latent that goes in.
+    # The gradient of an MLP's first product to its input, a stopped latent, is not needed.
     of_actor = ALL * _dense(*actor) - TO_INPUTS * actor[0] * actor[1]
-    of_critic = (TO_WEIGHTS + TO_INPUTS) * _dense(*critic) - TO_INPUTS * critic[0] * critic[1]  # the values are there
+    of_critic = (TO_WEIGHTS + TO_INPUTS) * _dense(*critic) - TO_INPUTS * critic[0] * critic[
+        1
+    ]  # the values exist already
     of_slow = value if policy.slow_critic_weight else 0
     return {
         "imagination": 2 * starts * (policy.horizon * (of_actor + (FORWARD + TO_INPUTS) * fixed) + at_the_start),
@@ -79,12 +81,12 @@ def of_policy(config: Config, action_size: int) -> dict[str, int]:
 
 
 def _replay_critic(train: Train, value: int, heads: int, of_critic: int) -> int:
-    """FLOP of the critic's loss on replayed states; of their last row only the value and x's reward are needed."""
+    """Returns the FLOP of the critic's loss on replayed states; the last row needs only the value and x's reward."""
     return 2 * train.batch_size * (train.batch_length * (value + heads) + (train.batch_length - 1) * of_critic)
 
 
 def encoder_products(config: Config) -> tuple[int, int]:
-    """Products for one picture: of the first layer, which sees it, and of the others."""
+    """Returns the products for one picture: those of the first layer, and those of the others."""
     model, side = config.model, config.env.image_size
     if model.encoder == "patch":
         channels = [3, *model.patch_channels]
@@ -104,7 +106,7 @@ def encoder_products(config: Config) -> tuple[int, int]:
 
 
 def decoder_products(config: Config) -> int:
-    """Products for one picture."""
+    """Returns the products for one picture."""
     model, size = config.model, config.env.image_size
     latents = sum(part.belief + part.state for part in (model.x, model.y, model.z))
     if model.decoder == "patch":
@@ -124,15 +126,15 @@ def decoder_products(config: Config) -> int:
 
 
 def of_program(function: Callable[..., Any], *arguments: Any) -> int:
-    """FLOP of the matrix products and convolutions of a traced function, loops as often as they run.
+    """Returns the FLOP of the matrix products and convolutions of a traced function, with all iterations of loops.
 
-    The zeros of dilated and padded convolutions count as if they were numbers.
+    The zeros of dilated and padded convolutions count like other numbers.
     """
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _transition(model: DenoisedModel, action_size: int) -> int:
-    """Products of one step of filtering, for one sequence, the embedding's share included."""
+    """Returns the products of one step of filtering, for one sequence, including the embedding's share."""
     x, y, z = model.x, model.y, model.z
     seen_by_z = x.belief + x.state + z.state + action_size + (y.belief + y.state if model.z_prior_uses_y else 0)
     priors = _prior(x.state + action_size, 1, x.belief, x.state) + _prior(y.state, 1, y.belief, y.state)
@@ -171,7 +173,7 @@ def _of_equation(equation: Any) -> int:
 
 
 def _inner(values: Sequence[Any] | Any) -> list[core.Jaxpr]:
-    """The programs among the parameters of an equation."""
+    """Returns the programs among the parameters of an equation."""
     found = []
     for value in values:
         if isinstance(value, core.ClosedJaxpr):

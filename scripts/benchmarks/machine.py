@@ -1,4 +1,4 @@
-"""What a measurement was made on. No names of hosts or users."""
+"""A description of the machine of a measurement, without names of hosts or users."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "dm_control")
 
 
 def describe() -> list[Row]:
-    """Processor, memory, accelerator, versions, what else is running, and what XLA was told."""
+    """Returns processor, memory, accelerator, versions, the load, and the flags of XLA."""
     device = jax.devices()[0]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     precision = jax.config.values["jax_default_matmul_precision"]
@@ -34,12 +34,12 @@ def describe() -> list[Row]:
 
 
 def resident() -> Row:
-    """The most memory that this process has held so far."""
+    """Returns the highest resident memory of this process so far."""
     return Row("host_memory_peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB", "resident")
 
 
 def on_device() -> Row:
-    """The most memory of the accelerator that has been in use so far; a CPU's is the host's."""
+    """Returns the highest memory use of the accelerator so far; None on a CPU, which uses the host's."""
     stats = jax.devices()[0].memory_stats() or {}
     used = stats.get("peak_bytes_in_use")
     return Row("device_memory_peak", None if used is None else used / 2**30, "GiB", "as the allocator counts")

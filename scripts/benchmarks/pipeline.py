@@ -1,4 +1,4 @@
-"""A run in little, with a watch on each part: how much of the time it works, and so how much it waits."""
+"""A short run with a watch on each part: the share of the time in which the part works, and in which it waits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Interval = tuple[float, float]
 
 
 class Watch:
-    """When each part was at work. Thread-safe."""
+    """The intervals in which each part worked. Thread-safe."""
 
     def __init__(self) -> None:
         self.intervals: dict[str, list[Interval]] = defaultdict(list)
@@ -42,11 +42,11 @@ class Watch:
         self._unwatched: list[tuple[Any, str, Any]] = []
 
     def on(self, holder: Any, name: str, part: str) -> None:
-        """Watches a method from now on; it returns as soon as it always did."""
+        """Watches a method from now on; it returns no later than before."""
         self._replace(holder, name, self._watched(getattr(holder, name), part, wait=False))
 
     def on_dispatch(self, holder: Any, name: str, part: str) -> None:
-        """Watches a jitted function until its last result is there, from another thread: the caller does not wait."""
+        """Watches a jitted function until its last result is ready, in another thread: the caller does not wait."""
         self._replace(holder, name, self._watched(getattr(holder, name), part, wait=True))
 
     def on_compiled(self, holder: Any, name: str, part: str) -> None:
@@ -55,7 +55,7 @@ class Watch:
         self._replace(holder, name, lambda function: self._watched(compile(function), part, wait=True))
 
     def close(self) -> None:
-        """Waits until the last result is there, and watches no more."""
+        """Waits until the last result is ready, and ends the watch."""
         self._waiter.shutdown()
         for holder, name, function in self._unwatched:
             setattr(holder, name, function)
@@ -69,7 +69,7 @@ class Watch:
             started = time.perf_counter()
             result = function(*arguments, **options)
             if wait:
-                # Not the first of a chunk's results: it is the state, which the next chunk is given for good.
+                # Not the first of a chunk's results, the state: it is donated to the next chunk.
                 self._waiter.submit(lambda: (jax.block_until_ready(result[-1]), self._note(part, started)))
             else:
                 self._note(part, started)
@@ -83,9 +83,9 @@ class Watch:
 
 
 def measure(configs: Sequence[Config], *, blocks: int) -> list[Row]:
-    """A run of an episode of prefill for each environment, then `blocks` + 1 blocks of updates; of all seeds together.
+    """Makes a run of all seeds: one episode of prefill per environment, then `blocks` + 1 blocks of updates.
 
-    What happens until the first block is done, which compiles it, is left out.
+    The time until the end of the first block, which compiles, is left out.
     """
     with tempfile.TemporaryDirectory(prefix="denoised-mdp-pipeline-") as folder:
         shortened = [_short(config, Path(folder) / str(config.seed), blocks) for config in configs]
@@ -136,7 +136,7 @@ def measure(configs: Sequence[Config], *, blocks: int) -> list[Row]:
 
 
 def _short(config: Config, folder: Path, blocks: int) -> Config:
-    """The same run without evaluation, checkpoints and logging, just long enough."""
+    """Returns the configuration of the same run, without evaluation, checkpoints and logging, just long enough."""
     episodes = config.train.envs * config.env.episode_frames
     prefill = -(-episodes // config.train.every) * config.train.every
     env_steps = prefill + blocks * config.train.every
@@ -152,7 +152,7 @@ def _short(config: Config, folder: Path, blocks: int) -> Config:
 
 
 def _covered(intervals: Sequence[Interval], started: float, ended: float) -> float:
-    """Seconds of [started, ended] that lie in at least one interval."""
+    """Returns the seconds of [started, ended] in at least one interval."""
     total, reached = 0.0, started
     for begin, end in sorted(intervals):
         begin, end = max(begin, reached), min(end, ended)

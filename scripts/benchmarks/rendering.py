@@ -29,20 +29,20 @@ _VIDEO = {"video_background": True, "source": "pink", "clip_frames": 50, "on_res
 
 
 class Rate(NamedTuple):
-    """What was measured, and how fast it was."""
+    """The speed of one way of rendering."""
 
     task: str
-    noise: str  # one of NOISES; with the video, which pixels are background is found out too
+    noise: str  # one of NOISES; the video needs the background's pixels too
     backend: str
     quality: str
-    frames_per_second: float  # by the clock
-    frames_per_cpu_second: float  # of the time that a core worked for it: what else the machine does matters less
+    frames_per_second: float  # wall time
+    frames_per_cpu_second: float  # CPU time, which other jobs hardly change
 
 
 def rate(task: str, *, noise: str, backend: str, quality: str, frames: int) -> Rate:
     """Plays `frames` agent steps of random actions, fewer than an episode has.
 
-    In this process, which can have one OpenGL backend only.
+    It uses this process, which can have only one OpenGL backend.
     """
     env = make(
         env={"name": "dmc", "task": task, "image_size": 64, "action_repeat": 2, "camera": 0},
@@ -69,7 +69,7 @@ def rate(task: str, *, noise: str, backend: str, quality: str, frames: int) -> R
 def rates(
     tasks: Sequence[str], *, noises: Sequence[str] = NOISES, qualities: Sequence[str] = QUALITIES, frames: int = 60
 ) -> list[Rate]:
-    """All combinations with the backends that work here, each backend in a process of its own."""
+    """Measures all combinations with the backends that work here, each backend in its own process."""
     found = []
     for backend in ("egl", "ray"):
         if backend == "egl" and not works("egl"):
@@ -78,7 +78,7 @@ def rates(
             for task in tasks:
                 for noise in noises:
                     for quality in qualities:
-                        if backend == "ray" and quality == "stock":  # it is the same as lite there
+                        if backend == "ray" and quality == "stock":  # the same as lite
                             continue
                         how = {"noise": noise, "backend": backend, "quality": quality, "frames": frames}
                         found.append(process.submit(rate, task, **how).result())
@@ -86,8 +86,8 @@ def rates(
 
 
 def every_task(frames: int = 20) -> list[Rate]:
-    """Of each task of the suite, behind a video, without shadows: what does not load, step or render raises."""
-    choose("ray")  # this process draws nothing
+    """Measures each task of the suite, behind a video, without shadows; raises if one does not load, step or render."""
+    choose("ray")  # this process renders nothing
     from denoised_mdp.envs.dmc import TASKS
 
     return rates(list(TASKS), noises=["video_background"], qualities=["fast"], frames=frames)

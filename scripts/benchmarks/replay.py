@@ -1,4 +1,4 @@
-"""How fast the replay gives batches: read from the disk (cold), and from the system's page cache (warm)."""
+"""The speed of sampling from the replay: from the disk (cold), and from the system's page cache (warm)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from denoised_mdp.config import Config
 from denoised_mdp.envs import Step
 from denoised_mdp.runs.replay import Replay
 
-EPISODE = 501  # rows: the suite's thousand frames with an action repeat of 2, and the reset
+EPISODE = 501  # rows: 1000 frames of the suite with an action repeat of 2, and the reset
 
 
 def measure(config: Config, *, action_size: int, rows: int, repeats: int) -> list[Row]:
-    """Writes `rows` steps of noise into a temporary folder, then samples one batch at a time. Needs the disk for it."""
+    """Writes `rows` steps of noise to a temporary folder on the disk, then samples one batch at a time."""
     size, train = config.env.image_size, config.train
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="denoised-mdp-replay-") as folder:

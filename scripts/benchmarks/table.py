@@ -1,4 +1,4 @@
-"""Measured numbers as rows: printed as a table, kept as JSON."""
+"""Rows of measured numbers, formatted as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ Value = float | int | str | None
 
 
 class Row(NamedTuple):
-    """One number. `name` is its key in the JSON, within its part."""
+    """One number. `name` is its key in the JSON of its part."""
 
     name: str
-    value: Value  # None: cannot be measured here
+    value: Value  # None: not measurable here
     unit: str = ""
     note: str = ""
 
 
 def render(title: str, rows: Sequence[Row]) -> str:
-    """The rows as aligned lines under a title."""
+    """Returns the rows as aligned lines under a title."""
     shown = [(row.name, _number(row.value), row.unit, row.note) for row in rows]
     widths = [max((len(cells[i]) for cells in shown), default=0) for i in range(3)]
     lines = [
@@ -29,7 +29,7 @@ def render(title: str, rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """name -> value, unit and note."""
+    """Returns name -> value, unit and note."""
     return {row.name: {"value": row.value, "unit": row.unit, "note": row.note} for row in rows}
 
 

@@ -1,4 +1,4 @@
-"""Time beside the machine's matrix products: on a machine that does other things too, only their ratio means much."""
+"""Times against the machine's own matrix products: on a busy machine, only their ratio is meaningful."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks.table import Row
 
 Result = TypeVar("Result")
-PEAK_SIDES = {"cpu": (1024, 2048)}  # of square matrices; of two sizes the faster counts
+PEAK_SIDES = {"cpu": (1024, 2048)}  # of square matrices; the faster of two sizes counts
 PEAK_SIDES_OF_AN_ACCELERATOR = (4096, 8192)
-PEAK_SECONDS = 0.2  # of matrix products, at least, for one measurement
+PEAK_SECONDS = 0.2  # duration of one measurement, at least
 
 
 class Time(NamedTuple):
@@ -26,14 +26,14 @@ class Time(NamedTuple):
 
 
 def timed(function: Callable[[], Result]) -> tuple[Time, Result]:
-    """How long it takes until its result is there, and the result."""
+    """Returns the time until a function's result is ready, and the result."""
     cpu, wall = time.process_time(), time.perf_counter()
     result = jax.block_until_ready(function())
     return Time(time.perf_counter() - wall, time.process_time() - cpu), result
 
 
 def spread(name: str, seconds: list[float], *, note: str = "") -> list[Row]:
-    """The median of some durations, and their quartiles."""
+    """Returns the median of some durations, and their quartiles."""
     low, median, high = (float(q) for q in np.quantile(seconds, [0.25, 0.5, 0.75]))
     return [
         Row(name, median, "s", note or f"median of {len(seconds)}"),
@@ -43,12 +43,12 @@ def spread(name: str, seconds: list[float], *, note: str = "") -> list[Row]:
 
 
 class MatmulPeak:
-    """The fastest square matrix product in a precision, as a rate that can be measured again and again."""
+    """The fastest square matrix product in a precision; its rate can be measured again and again."""
 
     def __init__(self, precision: str):
         self._products = []
         for side in PEAK_SIDES.get(jax.default_backend(), PEAK_SIDES_OF_AN_ACCELERATOR):
-            # Random, as a GPU multiplies equal numbers faster than any data; scaled so that no power overflows.
+            # Random, because a GPU multiplies equal numbers faster; scaled so that no power overflows.
             a = (jax.random.normal(jax.random.key(0), (side, side)) * side**-0.5).astype(precision)
             product = jax.jit(jnp.matmul).lower(a, a).compile()
             flop = 2 * side**3
@@ -56,7 +56,7 @@ class MatmulPeak:
             self._products.append((product, a, flop, max(1, round(PEAK_SECONDS / once))))
 
     def measure(self) -> Time:
-        """Seconds for each FLOP, of wall and of CPU time."""
+        """Returns seconds per FLOP, in wall and CPU time."""
         rates = []
         for product, a, flop, count in self._products:
 

@@ -1,4 +1,4 @@
-"""What one update of model and policy costs, against the machine's own matrix products measured in between."""
+"""The cost of one update of model and policy, against the machine's own matrix products, measured in between."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from denoised_mdp.training.vectorized import VectorizedAgent, stack
 
 
 def random_batches(config: Config, action_size: int, updates: int) -> Batch:
-    """K batches [K, T, B] of noise, of the shapes and types of the replay's."""
+    """Returns K batches [K, T, B] of noise, with the shapes and types of the replay."""
     rng, size = np.random.default_rng(0), config.env.image_size
     shape = (updates, config.train.batch_length, config.train.batch_size)
     return Batch(
@@ -35,13 +35,13 @@ def random_batches(config: Config, action_size: int, updates: int) -> Batch:
 
 
 def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds: int = 1) -> list[Row]:
-    """`repeats` calls of `train_chunk` with `chunk` updates each, the batches already on the device.
+    """Times `repeats` calls of `train_chunk` with `chunk` updates each; the batches are already on the device.
 
-    seeds: so many agents side by side; an iteration is one update of each of them. Of several `devices` each has its
-    share of the seeds, or of the batch.
+    seeds: number of agents side by side; an iteration is one update of each. Several `devices` share the seeds, or the
+    batch.
 
     Raises:
-        UserError: there are fewer devices, or what they share cannot be divided.
+        UserError: there are too few devices, or they cannot divide the seeds or the batch.
     """
     devices = Devices(config.devices, config.train.batch_size, seeds)
     agent, key = Agent(config, action_size), jax.random.key(0)
@@ -59,7 +59,7 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds
     started = time.perf_counter()
     program = train_chunk.lower(state, batches, key).compile()
     compiled_in = time.perf_counter() - started
-    state, _ = program(state, batches, key)  # the first call touches memory that the later ones find in place
+    state, _ = program(state, batches, key)  # the first call allocates memory that later ones re-use
     jax.block_until_ready(state)
 
     peak = MatmulPeak(config.precision)
@@ -95,7 +95,7 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds
     ]
     fastest = [Time(*map(min, zip(*pair, strict=True))) for pair in pairwise(peaks)]
     rows += _shares(flop or traced, chunk, calls, fastest, devices=config.devices)
-    memory = program.memory_analysis()  # None where the backend does not tell
+    memory = program.memory_analysis()  # None if the backend does not report it
     rows += [
         Row("temporary_memory", memory and memory.temp_size_in_bytes / 2**30, "GiB", "of the compiled program"),
         Row("state_memory", memory and memory.argument_size_in_bytes / 2**30, "GiB", "parameters, moments and batches"),
@@ -107,8 +107,8 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds
 
 
 def _shares(flop: int, chunk: int, calls: list[Time], peaks: list[Time], *, devices: int) -> list[Row]:
-    """Each call against the faster of the matrix products just before and just after it, on as many devices."""
-    if jax.default_backend() != "cpu":  # devices made of one CPU have one peak together
+    """Compares each call with the faster of the matrix products before and after it, on as many devices."""
+    if jax.default_backend() != "cpu":  # devices made from one CPU share one peak
         peaks = [Time(peak.wall / devices, peak.cpu) for peak in peaks]
     of_wall = [flop * chunk * peak.wall / call.wall for call, peak in zip(calls, peaks, strict=True)]
     rows = [
@@ -136,7 +136,7 @@ def _shares(flop: int, chunk: int, calls: list[Time], peaks: list[Time], *, devi
 
 
 def transfer(config: Config, *, action_size: int, chunk: int, repeats: int) -> list[Row]:
-    """Bringing the batches of `chunk` updates to the device."""
+    """Times the transfer of the batches of `chunk` updates to the device."""
     batches = random_batches(config, action_size, chunk)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(batches))
     seconds = [timed(lambda: jax.tree.map(jnp.array, batches))[0].wall / chunk for _ in range(repeats)]

@@ -1,4 +1,4 @@
-"""The clean-pair test: one physics is seen under several noises, and a part that knows no noise does not move.
+"""The clean-pair test: a part without noise information does not move between several noises under one physics.
 
 Shapes: P = physics, Q = noises, T = rows, D = features of a part.
 """
@@ -21,18 +21,19 @@ RESAMPLES = 1000  # of physics
 
 
 class Movement(NamedTuple):
-    """How far a part moves, as root mean squares over its dimensions, each in units of its spread."""
+    """The movement of a part: root mean squares over its dimensions, each in units of its spread."""
 
     by_noise: float  # between noises, under one physics
     by_physics: float  # between physics, under one noise
-    noise_share: Estimate  # by_noise^2 / (by_noise^2 + by_physics^2): 0 is blind to noise, 1 sees nothing else
+    noise_share: Estimate  # by_noise^2 / (by_noise^2 + by_physics^2): 0 is no noise, 1 is nothing but noise
 
 
 def clean_pairs(world_model: WorldModel, pairs: Sequence[Sequence[Recording]], key: jax.Array) -> dict[str, Movement]:
-    """The movement of each part that is there. `pairs`: [P][Q], of at least two physics and two noises.
+    """Returns the movement of each part; an empty dict if no noise changes a picture.
 
-    Whole episodes are compared step by step, not single pictures: a filter remembers. All are filtered with one draw of
-    the posterior's noise, so that equal pictures give equal latents. Nothing, where no noise changes any picture.
+    It compares whole episodes step by step, not single pictures, because a filter has a memory. All are filtered with
+    one draw of the posterior's noise, so that equal pictures give equal latents.
+    `pairs`: [P][Q], of at least two physics and two noises.
     """
     if not any(np.any(row[0].observation != other.observation) for row in pairs for other in row[1:]):
         return {}
@@ -45,7 +46,7 @@ def clean_pairs(world_model: WorldModel, pairs: Sequence[Sequence[Recording]], k
 
 
 def movement(features: NDArray[np.floating]) -> Movement:
-    """Of features [P, Q, T, D]. The interval is over physics."""
+    """Returns the movement of features [P, Q, T, D]. The interval is over physics."""
     spread = features.std((0, 1, 2))
     moving = features[..., spread > 1e-6].astype(np.float64) / spread[spread > 1e-6]
     by_noise = np.array([_squared_distances(row).mean() for row in moving])  # [P]
@@ -62,6 +63,6 @@ def movement(features: NDArray[np.floating]) -> Movement:
 
 
 def _squared_distances(series: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[K, K - 1] of K series [K, T, D]: the mean squared distance of each to every other."""
+    """Returns the mean squared distances [K, K - 1] of each of K series [K, T, D] to every other."""
     others = [[j for j in range(len(series)) if j != i] for i in range(len(series))]
     return np.array([[np.mean((series[i] - series[j]) ** 2) for j in row] for i, row in enumerate(others)])

@@ -1,4 +1,4 @@
-"""The leakage matrices of several runs side by side, one for each model: the mean of its seeds, and all of them."""
+"""The leakage matrices of several runs side by side: one per model, with the mean over its seeds and each seed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-Report = Mapping[str, Any]  # what `factorization.json` holds
+Report = Mapping[str, Any]  # the contents of `factorization.json`
 MEASURED = ("seed", "env_step", "headline", "alarms", "matrix", "parts", "clean_pairs", "reconstruction")
-LETTERS_PER_INCH = 15  # of the smallest print, at most
+LETTERS_PER_INCH = 15  # at most, in the smallest print
 TITLES = {"x": "x alone\n(Dreamer)", "tia": "TIA", "xy": "x and y\n(Fig. 2b)", "xyz": "x, y and z\n(Fig. 2c)"}
-# What each method's x has to keep and to drop, by the paper's Fig. 3; what is left out depends.
+# The information that each method's x should keep and drop, by the paper's Fig. 3. It may do either with missing kinds.
 EXPECTED = {
     "x": {"controlled_rewarded": "keep", "controlled": "keep", "rewarded": "keep", "neither": "keep"},
     "tia": {"controlled_rewarded": "keep", "rewarded": "keep"},
@@ -32,11 +32,11 @@ EXPECTED = {
 
 
 def read(folders: Sequence[Path]) -> dict[str, list[Report]]:
-    """The reports of some runs, by model, each model's in the order of its seeds.
+    """Returns the reports of some runs by model, in the order of their seeds.
 
     Raises:
-        UserError: a folder has no `factorization.json`, two are of the same model and seed, or not all were measured on
-            the same recordings.
+        UserError: a folder has no `factorization.json`, two reports have the same model and seed, or the recordings
+            differ.
     """
     reports = [_report(folder) for folder in folders]
     if len({json.dumps(report["recordings"], sort_keys=True) for report in reports}) > 1:
@@ -51,12 +51,12 @@ def read(folders: Sequence[Path]) -> dict[str, list[Report]]:
 
 
 def scores(reports: Sequence[Report], factor: str, part: str) -> list[float]:
-    """What a model knows of a factor in a part, by the probe that reads more, for each seed."""
+    """Returns the score of a factor from a part, by the better probe, for each seed."""
     return [max(probe["score"] for probe in report["matrix"][factor][part].values()) for report in reports]
 
 
 def draw(models: Mapping[str, Sequence[Report]]) -> Figure:
-    """A matrix for each model, with the same rows. Beside x's column stands what the paper expects of that method."""
+    """Draws a matrix for each model, with the same rows. The column of x shows what the paper expects of the method."""
     rows = rows_by_kind(next(iter(models.values()))[0])
     widths = [len(found[0]["parts"]) + 0.35 for found in models.values()]
     figure, panels = plt.subplots(
@@ -97,7 +97,7 @@ def draw(models: Mapping[str, Sequence[Report]]) -> Figure:
 
 
 def markdown(models: Mapping[str, Sequence[Report]]) -> str:
-    """A table of what x knows of each factor and of the three numbers, the mean and each seed, and of the alarms."""
+    """Returns a table of the scores from x, the three numbers and the alarms: the mean over seeds, and each seed."""
     rows = rows_by_kind(next(iter(models.values()))[0])
     lines = [f"| from x | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
     for factor, row in rows:
@@ -114,12 +114,12 @@ def markdown(models: Mapping[str, Sequence[Report]]) -> str:
 
 
 def summary(models: Mapping[str, Sequence[Report]]) -> dict[str, list[dict[str, Any]]]:
-    """What was measured of each run, without its folders."""
+    """Returns the measures of each run, without its folders."""
     return {name: [{key: report[key] for key in MEASURED} for report in found] for name, found in models.items()}
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Models that the paper knows in its order, then others by name."""
+    """Returns a sort key: the paper's models in its order, then others by name."""
     known = list(TITLES)
     return (known.index(name) if name in known else len(known)), name
 

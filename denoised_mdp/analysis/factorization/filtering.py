@@ -1,4 +1,4 @@
-"""Recordings through a model's posterior, as arrays that the measures take.
+"""Filters recordings with a model's posterior, and returns arrays for the measures.
 
 Shapes: T = rows of an episode, E = episodes, N = their rows one after the other, D = width of a part's features.
 """
@@ -17,7 +17,7 @@ from denoised_mdp.model.protocol import WorldModel
 
 
 def filter_all(world_model: WorldModel, recordings: Sequence[Recording], key: jax.Array) -> list[Filtered]:
-    """Filters each recording, with a draw of its own."""
+    """Filters each recording, with its own draw of the posterior's noise."""
     return [
         filter_episode(world_model, recording.observation, recording.action, jax.random.fold_in(key, i))
         for i, recording in enumerate(recordings)
@@ -25,7 +25,7 @@ def filter_all(world_model: WorldModel, recordings: Sequence[Recording], key: ja
 
 
 def part_features(filtered: Sequence[Filtered]) -> dict[str, NDArray[np.float32]]:
-    """Returns the features [N, D] of each part that is there, by name, and of all parts together under "all"."""
+    """Returns the features [N, D] of each part of the model by name, and of all parts together as "all"."""
     parts = {
         name: np.concatenate([np.asarray(getattr(f.s, name).features) for f in filtered])
         for name in present(filtered[0].s)
@@ -34,7 +34,7 @@ def part_features(filtered: Sequence[Filtered]) -> dict[str, NDArray[np.float32]
 
 
 def mean_kl(filtered: Sequence[Filtered]) -> dict[str, float]:
-    """The mean over all rows of the KL of each part that is there, nats per agent step."""
+    """Returns the KL of each part of the model, a mean over all rows, in nats per agent step."""
     return {
         name: float(np.mean(np.concatenate([np.asarray(getattr(f.kl, name)) for f in filtered])))
         for name in present(filtered[0].s)
@@ -42,5 +42,5 @@ def mean_kl(filtered: Sequence[Filtered]) -> dict[str, float]:
 
 
 def episode_of_row(recordings: Sequence[Recording]) -> NDArray[np.int64]:
-    """[N], the number of the episode that a row belongs to."""
+    """Returns the number [N] of each row's episode."""
     return np.repeat(np.arange(len(recordings)), [len(recording.reward) for recording in recordings])

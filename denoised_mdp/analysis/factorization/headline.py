@@ -1,6 +1,6 @@
-"""The leakage matrix in three numbers, and an alarm in words.
+"""The leakage matrix as three numbers, and alarms in words.
 
-Signal is what is controlled and rewarded; the other three kinds of information are noise (the paper's Fig. 1).
+Signal is controlled and rewarded; the other three kinds of information are noise (the paper's Fig. 1).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from denoised_mdp.analysis.factorization.probes import Matrix, best
 from denoised_mdp.envs import FactorKind
 
 SIGNAL: FactorKind = "controlled_rewarded"
-# What a part other than x is there for (Fig. 2). Without z, what is controlled but not rewarded has no place but x.
+# The kinds for which the parts other than x exist (Fig. 2). Without z, only x can hold controlled, unrewarded factors.
 MEANT_FOR: dict[str, tuple[FactorKind, ...]] = {"y": ("rewarded", "neither"), "z": ("controlled",)}
 
 # The alarm's limits: our choice, wide enough that a probe's luck does not cross them.
-NO_NATS = 0.5  # a step; below it a part is all but its prior
-ABOVE_BASELINE = 0.1  # a probe that is less than that above its baseline reads nothing
-MUCH = 0.3  # a score from which a part knows a factor well enough to matter
-MORE = 0.1  # by which y or z must know more of the signal than x does, to be called swapped
+NO_NATS = 0.5  # nats per step; below it a part hardly differs from its prior
+ABOVE_BASELINE = 0.1  # a probe whose score exceeds its baseline by less reads nothing
+MUCH = 0.3  # from this score on, a factor counts as present in a part
+MORE = 0.1  # parts are swapped if the signal's score from y or z exceeds that from x by this
 
 
 class Estimate(NamedTuple):
@@ -31,15 +31,15 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
-    factor: str | None = None  # the factor that it belongs to, if any
+    factor: str | None = None  # the factor with this score, if there is one
 
 
 class Headline(NamedTuple):
-    """None where a world has no such factor."""
+    """The three numbers; None if the world has no such factor."""
 
     signal_in_x: Estimate | None  # signal kept: the mean score of its factors from x
-    noise_in_x: Estimate | None  # noise leaked: the score of that noise factor which x surely knows best
-    signal_outside_x: Estimate | None  # signal stranded: how much more of it all parts together know than x does
+    noise_in_x: Estimate | None  # noise leaked: the score of the noise factor that x surely predicts best
+    signal_outside_x: Estimate | None  # signal stranded: its score from all parts together, minus that from x
 
 
 class Alarm(NamedTuple):
@@ -51,7 +51,7 @@ class Alarm(NamedTuple):
 
 
 def headline(matrix: Matrix, kinds: Mapping[str, FactorKind]) -> Headline:
-    """Returns the three numbers. For each factor the better probe counts.
+    """Returns the three numbers, each factor by its better probe.
 
     kinds: of the factors; other rows of the matrix (the reward) are ignored.
     """
@@ -65,7 +65,7 @@ def headline(matrix: Matrix, kinds: Mapping[str, FactorKind]) -> Headline:
 
 
 def knowledge(matrix: Matrix, part: str, factors: Sequence[str]) -> Estimate | None:
-    """The mean score of some factors from a part."""
+    """Returns the mean score of some factors from a part; None without factors."""
     if not factors:
         return None
     scores = [best(matrix[part][name]) for name in factors]
@@ -73,9 +73,9 @@ def knowledge(matrix: Matrix, part: str, factors: Sequence[str]) -> Estimate | N
 
 
 def best_known(matrix: Matrix, part: str, factors: Sequence[str]) -> Estimate | None:
-    """The factor that a part surely knows best, by the lower end of the interval.
+    """Returns the factor with the highest lower end of the interval of its score from a part; None without factors.
 
-    Not the mean: a factor that nobody could read off the picture would hide that another one has leaked.
+    It is not a mean: in a mean, a factor that no picture shows would hide the leak of another one.
     """
     if not factors:
         return None
@@ -87,7 +87,7 @@ def best_known(matrix: Matrix, part: str, factors: Sequence[str]) -> Estimate | 
 def alarms(matrix: Matrix, kinds: Mapping[str, FactorKind], kl: Mapping[str, float]) -> list[Alarm]:
     """Returns the faults of a factorization, in words; empty if there are none.
 
-    kl: of each part that is there, nats a step.
+    kl: of each part of the model, nats per step.
     """
     return [*_collapsed(matrix, kinds, kl), *_swapped(matrix, kinds, kl), *_leaking(matrix, kinds, kl)]
 

@@ -1,6 +1,6 @@
 """The influence of the action on each latent part, and of each part on the predicted reward.
 
-Shapes: N = rows of all episodes, T = rows of one, A = action, M = candidate actions.
+Shapes: N = rows of all episodes, T = rows of one episode, A = action, M = candidate actions.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ CANDIDATES = 8
 
 @jax.jit
 def controllability(world_model: WorldModel, s: Latent[Factor], candidates: jax.Array) -> Latent[jax.Array]:
-    """The share of the variance of each part's one-step prediction that the action decides, between 0 and 1.
+    """Returns the share of the action in the variance of each part's one-step prediction, between 0 and 1.
 
-    s: latents [N, ...]; candidates: actions [M, N, A], all tried from each latent. By the graph it is 0 for y.
-    A part that is not there, or whose prediction never varies, has 0.
+    s: latents [N, ...]; candidates: actions [M, N, A], all tried from each latent. By the graph the share is 0 for y.
+    It is 0 too for a part that the model does not have, or whose prediction never varies.
     """
     transition = world_model.transition
     no_noise = jax.tree.map(jnp.zeros_like, Latent(*(part.state for part in s)))
@@ -45,10 +45,10 @@ def controllability(world_model: WorldModel, s: Latent[Factor], candidates: jax.
 
 @threadpool_limits.wrap(limits=1)
 def action_gain(filtered: Sequence[Filtered], recordings: Sequence[Recording], repeats: int) -> dict[str, float]:
-    """Returns how much the action improves R^2 of a linear prediction of each part's next posterior from its last.
+    """Returns the gain in R^2 from the action, for a linear prediction of each part's next posterior from its last.
 
-    This measures the model's inference, not its graph: it detects a y that follows the robot. Cross-validated as the
-    probes are.
+    This measures the model's inference, not its graph: it detects a y that follows the robot. The prediction is
+    cross-validated as the probes are.
     """
     action = np.concatenate([recording.action[1:] for recording in recordings])
     episode = np.repeat(np.arange(len(recordings)), [len(recording.action) - 1 for recording in recordings])
@@ -68,7 +68,7 @@ def action_gain(filtered: Sequence[Filtered], recordings: Sequence[Recording], r
 
 
 def random_actions(key: jax.Array, rows: int, action_size: int) -> jax.Array:
-    """Uniform candidates [M, N, A] for `controllability`."""
+    """Returns uniform candidate actions [M, N, A] for `controllability`."""
     return jax.random.uniform(key, (CANDIDATES, rows, action_size), minval=-1, maxval=1)
 
 
@@ -82,9 +82,9 @@ def reward_heads(world_model: WorldModel, s: Latent[Factor]) -> tuple[jax.Array,
 def reward_relevance(
     world_model: WorldModel, filtered: Sequence[Filtered], recordings: Sequence[Recording]
 ) -> dict[str, float | None]:
-    """The share of the reward's variance that each head explains by itself, and both together; None if it never varies.
+    """Returns the share of the reward's variance that each head explains alone, and both; None if it never varies.
 
-    A constant may lie in either head and does not count. A constant head explains 0; a wrong one less.
+    A constant offset in a head does not count. A constant head explains 0; a wrong one less.
     """
     reward = np.concatenate([recording.reward[1:] for recording in recordings])
     heads = [reward_heads(world_model, f.s) for f in filtered]

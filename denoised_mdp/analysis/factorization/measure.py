@@ -34,14 +34,14 @@ class Factorization(NamedTuple):
     """The results of the probes."""
 
     matrix: Matrix
-    left_out: dict[str, str]  # factors that cannot be probed, and why
-    kl: dict[str, float]  # of each part that is there, nats per agent step
+    left_out: dict[str, str]  # factors that cannot be probed, each with the reason
+    kl: dict[str, float]  # of each part of the model, nats per agent step
     headline: Headline
     alarms: list[Alarm]
 
 
 def probed(recordings: Recordings) -> tuple[list[Target], dict[str, str]]:
-    """Returns the probed factors of some recordings, in the rows of all episodes, and why others cannot be probed."""
+    """Returns the probed factors of some recordings, in the rows of all episodes, and the reasons against others."""
     episodes = recordings.episodes
     factors = {name: np.concatenate([recording.factors[name] for recording in episodes]) for name in recordings.kinds}
     reward = np.concatenate([recording.reward for recording in episodes])
@@ -62,7 +62,7 @@ def probe(
 def measure(
     world_model: WorldModel, recordings: Recordings, key: jax.Array, *, probes: Sequence[str] = (LINEAR, NONLINEAR)
 ) -> dict[str, Any]:
-    """Measures everything, as nested plain data without NaN; None or missing where world or model has no such thing."""
+    """Returns all measures as nested plain data without NaN; None or missing if world or model has no such thing."""
     filter_key, pair_key, action_key = jax.random.split(key, 3)
     episodes = recordings.episodes
     filtered = filter_all(world_model, episodes, filter_key)
@@ -102,7 +102,7 @@ def _plain(estimate: Estimate) -> dict[str, Any]:
 
 
 def _by_kind(matrix: Matrix, kinds: Mapping[str, FactorKind]) -> dict[str, dict[str, Any]]:
-    """For each kind of information that was probed, and each part: the mean of signal, of noise what is known best."""
+    """Returns, for each probed kind of information and each part, the mean score of signal or the best of noise."""
     table: dict[str, dict[str, Any]] = {}
     for kind in FACTOR_KINDS:
         names = [name for name in matrix["x"] if kinds.get(name) == kind]
@@ -114,7 +114,7 @@ def _by_kind(matrix: Matrix, kinds: Mapping[str, FactorKind]) -> dict[str, dict[
 
 
 def _matrix(matrix: Matrix, kinds: Mapping[str, FactorKind]) -> dict[str, Any]:
-    """factor -> its kind (None: the reward), what is measured, and part -> probe -> numbers."""
+    """Returns factor -> its kind (None: the reward), the measure, and part -> probe -> numbers."""
     table: dict[str, Any] = {}
     for part, cells in matrix.items():
         for name, cell in cells.items():

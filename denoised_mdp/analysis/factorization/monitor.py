@@ -18,7 +18,7 @@ ALARMS = ("collapsed", "swapped", "leaking")
 
 
 class Monitor:
-    """Measures a model again and again on the same episodes, a function of the seed; training does not notice it."""
+    """Measures a model again and again on the same episodes, a function of the seed; does not affect training."""
 
     def __init__(self, envs: Sequence[AnyEnv], *, repeats: int, seed: int):
         """Records `repeats` episodes of each random policy in each environment."""
@@ -29,7 +29,7 @@ class Monitor:
         self._key = jax.random.key(seed)
 
     def __call__(self, world_model: WorldModel) -> tuple[dict[str, float], list[Alarm]]:
-        """Metrics by the names of `metrics.py`, without those that this world has no factor for; and the alarms."""
+        """Returns metrics by the names of `metrics.py`, except those without a factor in this world; and the alarms."""
         filtered = filter_all(world_model, self._recordings.episodes, self._key)
         found = probe(filtered, self._recordings, probes=[LINEAR])
         metrics = {f"analysis/{name}": of.value for name, of in found.headline._asdict().items() if of is not None}

@@ -1,4 +1,4 @@
-"""The error of the reconstruction on the robot and off it, as parts of the latent state are frozen.
+"""The error of the reconstruction on the robot and off it, with some parts of the latent state frozen.
 
 Shapes: T = rows of an episode, H W = image.
 """
@@ -24,14 +24,14 @@ ON, OFF = "on_robot", "off_robot"
 
 @jax.jit
 def squared_error(world_model: WorldModel, s: Latent[Factor], observation: jax.Array) -> jax.Array:
-    """[T, H, W] of a decoded picture against the true one, black to white being 1; a mean over the channels."""
+    """Returns the squared error [T, H, W] of decoded pictures, a mean over the channels; black to white is 1."""
     return jnp.mean((pixels(observation) - world_model.decode(s)) ** 2, axis=-1)
 
 
 def reconstruction(
     world_model: WorldModel, filtered: Sequence[Filtered], recordings: Sequence[Recording]
 ) -> dict[str, dict[str, float]] | None:
-    """Mean squared errors on the robot and off it, by what moves; None where the robot's place is not known.
+    """Returns mean squared errors on the robot and off it, by the moving parts; None without masks of the robot.
 
     Frozen parts stay as they are in the middle of the episode: `all` is the full reconstruction, `x` alone and `noise`
     (y and z) alone show the contribution of each, `nothing` is the error of a still picture. `x_share` and

@@ -1,8 +1,8 @@
-"""The leakage matrix: how well a probe that was fitted on some episodes predicts a true factor in others.
+"""The leakage matrix: scores of probes that are fitted on some episodes and predict a true factor in others.
 
-A factor's score is 0 for knowing nothing and 1 for knowing all: the mean R^2 of its elements, none counted below 0; of
-classes (accuracy - chance) / (1 - chance), chance being the commonest class. Shapes: N = rows of all episodes,
-E = episodes, D = features, C = columns, R = resamples.
+A factor's score lies between 0 (nothing) and 1 (everything): the mean R^2 of its elements, negative ones counted as 0;
+for classes (accuracy - chance) / (1 - chance), where chance is the share of the commonest class.
+Shapes: N = rows of all episodes, E = episodes, D = features, C = columns, R = resamples.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from denoised_mdp.analysis.factorization.targets import Classes, Numbers, Target
 LINEAR, NONLINEAR = "linear", "nonlinear"
 MOST_ROWS = 4000  # neighbouring rows are nearly the same: longer recordings use every n-th
 RESAMPLES = 1000  # of episodes, for the confidence intervals
-RIDGE = 1e-3  # penalty per row, features having variance 1
-HIDDEN, DECAY, UPDATES, BATCH = 64, 3.0, 1000, 200  # of the non-linear probe; so few updates that it cannot overfit far
+RIDGE = 1e-3  # penalty per row, for features of variance 1
+HIDDEN, DECAY, UPDATES, BATCH = 64, 3.0, 1000, 200  # of the non-linear probe; few updates, so that it hardly overfits
 
 
 class Score(NamedTuple):
-    """How well one factor is predicted."""
+    """The score of one factor."""
 
     value: float
-    draws: NDArray[np.float64]  # [R], the value in resampled episodes: the r-th is of the same ones in all scores
-    baseline: float  # the score under labels of another episode: what time alone, or luck, gives
+    draws: NDArray[np.float64]  # [R], the value in resampled episodes, the same ones for the r-th draw of all scores
+    baseline: float  # the score with the labels of another episode: the effect of time alone, or luck
     elements: list[float]  # the plain R^2 of each element, or the accuracy of classes
     chance: float | None  # of classes
 
     @property
     def low(self) -> float:
-        """Lower end of the 95% confidence interval, over episodes."""
+        """The lower end of the 95% confidence interval, over episodes."""
         return float(np.percentile(self.draws, 2.5))
 
     @property
     def high(self) -> float:
+        """The upper end of that interval."""
         return float(np.percentile(self.draws, 97.5))
 
 
@@ -60,11 +61,11 @@ Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # rows to fit on, row
 
 
 def whole_repeats(episode: NDArray[np.int64], repeats: int) -> Folds:
-    """Each repeat of all policies in all environments is predicted from the others, so that all are balanced.
+    """Returns balanced folds: each repeat of all policies in all environments is predicted from the other repeats.
 
-    If single episodes were held out, their policy would be rarer in their environment among the others: a probe that
+    With single held-out episodes, their policy would be rarer in their environment among the others: a probe that
     recognises the policy would be misled about the video, and score less than one without information.
-    episode: [N], the number of each row's, of E in all, which come in `repeats` equal runs; at least two.
+    episode: [N], the number of each row's episode; the E episodes come in `repeats` equal groups, at least two.
     """
     run = episode * repeats // (int(episode.max()) + 1)
     return [(np.flatnonzero(run != held_out), np.flatnonzero(run == held_out)) for held_out in range(repeats)]
@@ -81,7 +82,7 @@ def leakage_matrix(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Matrix:
-    """Probes every part's features [N, D] for every target. `episode` [N] and `repeats`: as of `whole_repeats`."""
+    """Probes every part's features [N, D] for every target. `episode` [N] and `repeats`: see `whole_repeats`."""
     taken = np.arange(0, len(episode), -(-len(episode) // MOST_ROWS))
     episode, targets = episode[taken], [_take(target, taken) for target in targets]
     rng = np.random.default_rng(seed)
@@ -111,7 +112,7 @@ def _take(target: Target, rows: NDArray[np.int64]) -> Target:
 
 
 def _rows_of_another_episode(episode: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """For each row one of another episode at the same time: labels keep their course, but lose what they go with."""
+    """Returns for each row one of another episode at the same time, so that labels keep their course in time only."""
     starts = np.searchsorted(episode, np.arange(episode.max() + 1))
     lengths = np.bincount(episode)
     order = rng.permutation(len(starts))
@@ -129,7 +130,7 @@ def predict(
     folds: Folds,
     seed: int,
 ) -> dict[str, NDArray[Any]]:
-    """Every row's prediction by a probe that has not seen its episode: columns [N, C], or labels [N]."""
+    """Returns every row's prediction by a probe that has not seen its episode: columns [N, C], or labels [N]."""
     numbers = [target for target in targets if isinstance(target, Numbers)]
     columns = np.concatenate([target.columns for target in numbers] or [np.zeros((len(inputs), 0))], axis=-1)
     predicted_columns = np.zeros_like(columns)
@@ -187,7 +188,7 @@ def _fit(model: Any, inputs: NDArray[np.float32], outputs: NDArray[Any]) -> Any:
 
 
 def _score(target: Target, predicted: NDArray[Any], episode: NDArray[np.int64], weights: NDArray[np.int64]) -> Score:
-    """`weights` [R, E]: how often each resample holds each episode. The baseline is left at 0."""
+    """Returns a score without its baseline. `weights` [R, E]: the count of each episode in each resample."""
     count = weights.shape[1]
     once = np.ones((1, count))
     if isinstance(target, Classes):

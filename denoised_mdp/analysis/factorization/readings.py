@@ -1,6 +1,6 @@
-"""The leakage matrix opened: what a probe reads from each part, step by step, beside the truth.
+"""The leakage matrix in detail: a probe's predictions from each part, step by step, beside the truth.
 
-Shapes: N = rows of all episodes, T = rows of one.
+Shapes: N = rows of all episodes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 
 class Reading(NamedTuple):
-    """One factor of numbers, or the first of its elements, in units of its standard deviation."""
+    """The readings of one numeric factor, or of its first element, in units of its standard deviation."""
 
     truth: NDArray[np.float64]  # [N]
     read: dict[str, NDArray[np.float64]]  # part -> [N], each row by a probe that has not seen its episode
@@ -38,7 +38,7 @@ class Reading(NamedTuple):
 def readings(
     filtered: Sequence[Filtered], recordings: Recordings, *, probe: str = LINEAR, seed: int = 0
 ) -> dict[str, Reading]:
-    """The reading of every factor that is of numbers, and of the reward, by name."""
+    """Returns the readings of every numeric factor and of the reward, by name."""
     folds = whole_repeats(episode_of_row(recordings.episodes), recordings.repeats)
     numbers = [target for target in probed(recordings)[0] if isinstance(target, Numbers)]
     read = {
@@ -57,9 +57,9 @@ def readings(
 def draw(
     found: Mapping[str, Reading], report: Mapping[str, Any], rows: slice, kind: FactorKind, *, probe: str = LINEAR
 ) -> Figure:
-    """The truth and what is read of it, in some rows of the recordings: a panel for each cell of the report's matrix.
+    """Draws the truth and its predictions in some rows of the recordings: a panel per cell of the report's matrix.
 
-    kind: of the factors that are drawn, a row each; none where the world has no such factor of numbers.
+    kind: of the factors to draw, one per row; there is no row if the world has no such numeric factor.
     """
     factors = [(name, row) for name, row in rows_by_kind(report) if name in found and row["kind"] == kind]
     parts = list(report["parts"])

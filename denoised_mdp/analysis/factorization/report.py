@@ -1,4 +1,4 @@
-"""The result of `measure`, as Markdown and as a picture."""
+"""The result of `measure`, as JSON, Markdown and a picture."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def write(folder: Path, report: Mapping[str, Any]) -> list[Path]:
 
 
 def parts(report: Mapping[str, Any]) -> list[str]:
-    """Returns the parts that a report's model has, in order."""
+    """Returns the parts of a report's model, in order."""
     return list(report["parts"])
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report in words and tables; docs/factorization.md says how to read it."""
+    """Returns the report in words and tables; docs/factorization.md explains it."""
     names = parts(report)
     lines = [f"# Factorization of {report['title']}", ""]
     lines += [f"**{alarm['name']}**: {alarm['text']}." for alarm in report["alarms"]] or ["No alarm."]
@@ -117,13 +117,13 @@ def told(estimate: Mapping[str, Any] | None) -> str:
 
 
 def rows_by_kind(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The matrix's rows, signal first and the reward last."""
+    """Returns the matrix's rows, signal first and the reward last."""
     order = [*FACTOR_KINDS, None]
     return sorted(report["matrix"].items(), key=lambda item: order.index(item[1]["kind"]))
 
 
 def draw(report: Mapping[str, Any]) -> Figure:
-    """Draws the matrix, and beside it the three numbers and the other measures."""
+    """Draws the matrix, beside the three numbers and the other measures."""
     rows = rows_by_kind(report)
     figure = plt.figure(figsize=(13, max(6.5, 2.6 + 0.42 * len(rows))), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.15, 1))[0]
@@ -178,7 +178,7 @@ def _draw_headline(axes: Any, report: Mapping[str, Any]) -> None:
 
 
 def _draw_parts(axes: Any, report: Mapping[str, Any]) -> None:
-    """Shares between 0 and 1 for every part."""
+    """Draws shares between 0 and 1 for every part."""
     measures = {
         "controllability": "action decides of its prediction",
         "action_gain": "action improves its prediction by",

@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 
 from denoised_mdp.envs import FactorKind
 
-MOST_CLASSES = 20  # an integer with more values than that is a number
-REWARD = "reward"  # probed beside the factors, though it is none
+MOST_CLASSES = 20  # an integer factor with more values counts as a number
+REWARD = "reward"  # probed beside the factors, though it is not one
 
 
 class Numbers(NamedTuple):
-    """A factor of numbers. Each column has mean 0 and variance 1; a turning angle is two, its sine and its cosine."""
+    """A numeric factor. Each column has mean 0 and variance 1; a turning angle has two, its sine and its cosine."""
 
     name: str
     kind: FactorKind | None  # None: the reward
     columns: NDArray[np.float64]  # [N, C]
-    elements: NDArray[np.int64]  # [C], the element of the factor that a column belongs to
+    elements: NDArray[np.int64]  # [C], the element of the factor for each column
 
 
 class Classes(NamedTuple):
-    """A factor that is one of a few values."""
+    """A factor with a few values."""
 
     name: str
     kind: FactorKind | None
-    labels: NDArray[np.int64]  # [N], -1 where the value comes in one episode alone: no other could teach it
+    labels: NDArray[np.int64]  # [N], -1 for a value that occurs in one episode only: no other could teach it
 
 
 Target = Numbers | Classes
@@ -44,12 +44,12 @@ def targets(
     reward: NDArray[np.floating],
     episode: NDArray[np.int64],
 ) -> tuple[list[Target], dict[str, str]]:
-    """Returns the factors [N, ...] and the reward [N] that can be probed, and why the others cannot.
+    """Returns the targets from factors [N, ...] and the reward [N], and the reasons why other factors have none.
 
-    Integers and truth values, one to a row and of at most MOST_CLASSES values, are classes. What wraps
-    (`World.factor_periods`) is probed as sine and cosine. Elements that do not vary are left out.
+    Integers and truth values, one per row and with at most MOST_CLASSES values, are classes. A factor that wraps
+    (`World.factor_periods`) is probed as sine and cosine. Constant elements are left out.
 
-    episode: [N], the number of the episode that a row belongs to.
+    episode: [N], the number of each row's episode.
     """
     found: list[Target] = []
     left_out = {}
