@@ -69,7 +69,8 @@ def test_a_damaged_newest_one_yields_to_the_one_before(file, tmp_path, caplog):
         last = checkpoint.save(tmp_path, 10, STATE, {"env_step": 10}, keep=2)
     checkpoint.remove(last)
     (first / file).write_bytes(b"")  # nothing to yield to
-    checkpoint.set_aside_damaged(tmp_path)
+    with pytest.raises(UserError, match="no earlier checkpoint is sound"):
+        checkpoint.set_aside_damaged(tmp_path)
     assert checkpoint.all_of(tmp_path) == [first] == [checkpoint.latest_sound(tmp_path)]
 
 

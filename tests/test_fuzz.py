@@ -56,7 +56,9 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
             case "overwrite":
                 data[at : at + count] = draw(st.binary(min_size=count, max_size=count))
             case "insert":
-                data[at:at] = draw(st.binary(max_size=40) | st.sampled_from([b"null", b"-1", b"1e999", b"{}", b"\n"]))
+                data[at:at] = draw(
+                    st.binary(max_size=40) | st.sampled_from([b"null", b"-1", b"1e999", b"{}", b"\n", b"[" * 10**5])
+                )
             case "delete":
                 del data[at : at + count]
             case "double":

@@ -1,6 +1,5 @@
 """The real scripts, from a command line to files: a debug run, going on after a kill, looking at it."""
 
-import errno
 import json
 import os
 import re
@@ -244,21 +243,6 @@ def test_a_lost_connection_saves_what_was_done(tmp_path, monkeypatch, capsys, ha
         loop.train(config)
     assert caught.value.code == 0 and newest(Path(config.run_dir)) == 17
     assert "stopped by SIGHUP at env step 17, saved" in capsys.readouterr().out
-
-
-def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.Training, "_evaluate", lambda self: None)
-    config = compose(hop(tmp_path, steps=3))
-    with monkeypatch.context() as full:
-
-        def write(*_):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        full.setattr(os, "pwrite", write)
-        with pytest.raises(UserError, match="No space left on device; once that is mended the same command goes on"):
-            loop.train(config)
-    loop.train(config)
-    assert newest(Path(config.run_dir)) == 60
 
 
 def test_the_same_command_on_a_finished_run_says_so(finished):

@@ -569,7 +569,7 @@ def load(path: Path) -> Config:
         return parse({str(key): value for key, value in values.items()})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from None
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,22 +98,36 @@ def damage(path: Path) -> str | None:
     """Returns the defect of a checkpoint's files, or None."""
     try:
         if "env_step" not in load_progress(path):
-            return "progress.json lacks the env step"
+            return f"{path / 'progress.json'} lacks the env step"
         _arrays(path)
         return None
     except UserError as error:
         return one_line(error)
 
 
-def set_aside_damaged(run_dir: Path) -> None:
-    """Renames damaged checkpoints that are newer than the newest sound one, with a warning."""
-    good = latest_sound(run_dir)
-    for path in all_of(run_dir):
-        if good is not None and path > good:
-            aside = path.with_name(f"damaged-{path.name}")
-            _log.warning("%s: %s; the run goes on from env step %d", path, damage(path), int(good.name))
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+def set_aside_damaged(run_dir: Path, defect: Callable[[Path], str | None] = damage) -> None:
+    """Renames damaged checkpoints that are newer than the newest sound one, with a warning.
+
+    defect: returns what is wrong with a checkpoint, or None.
+
+    Raises:
+        UserError: all checkpoints are damaged.
+    """
+    damaged: dict[Path, str] = {}
+    for path in reversed(all_of(run_dir)):
+        if (found := defect(path)) is None:
+            break
+        damaged[path] = found
+    else:
+        if damaged:
+            newest = next(iter(damaged.values()))
+            raise UserError(f"{newest}; no earlier checkpoint is sound: put that file back, or begin another run")
+    for path, found in damaged.items():
+        aside = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        left = int(all_of(run_dir)[-1].name)
+        _log.warning("%s: %s; the run goes on from env step %d", path, found, left)
 
 
 def load_progress(path: Path) -> dict[str, Any]:
@@ -126,10 +141,8 @@ def load_progress(path: Path) -> dict[str, Any]:
         progress = json.loads(_read(file))
         if not isinstance(progress, dict):
             raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file} cannot be read: {one_line(error)}; without {path} the run goes on from the one before"
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {one_line(error)}") from error
     return progress
 
 

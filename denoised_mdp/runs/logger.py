@@ -105,8 +105,10 @@ class Logger:
             raise RuntimeError("the logger has not been started, or has been closed")
         numbers = {name: _number(value) for name, value in metrics.items()}
         line = {"env_step": env_step} | {name: v if math.isfinite(v) else None for name, v in numbers.items()}
-        # One unbuffered write of a whole line: no interrupt can split it.
-        self._lines.write((json.dumps(line, allow_nan=False) + "\n").encode())
+        # One unbuffered write of a whole line: no interrupt can split it, only a disk that fills up.
+        data = (json.dumps(line, allow_nan=False) + "\n").encode()
+        while data:
+            data = data[self._lines.write(data) :]
         if self._tensorboard is not None:
             for name, value in numbers.items():
                 if math.isfinite(value):  # tensorboardX prints a warning for each other value
@@ -183,7 +185,7 @@ def _readable(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             metrics = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             metrics = None
         if line.endswith(b"\n") and isinstance(metrics, dict) and isinstance(metrics.get("env_step"), int):
             found.append((line, metrics))

@@ -19,7 +19,7 @@ power cut.
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.runs import disk
 
 FORMAT = 1
 _EPISODE_FILE = re.compile(r"episode-(\d+)-stream-(\d+)\.bin")
@@ -187,6 +188,7 @@ class Replay:
         self._finished: dict[int, Episode] = {}  # by id, the oldest first
         self._running: dict[int, Episode] = {}  # by stream
         self._open_files: dict[int, int] = {}  # by stream
+        self._checksums: dict[int, int] = {}  # of all rows of an episode, by its id; not of a replay that is only read
         self._next_id = 0
         self._ready = False  # True once the folder and `spec.json` exist
 
@@ -223,7 +225,9 @@ class Replay:
             path = self.directory / episode.file
             self._open_files[stream] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         # At its place, not at the end: this overwrites a record that an error cut short.
-        _write_at(self._open_files[stream], row.tobytes(), episode.length * self.dtype.itemsize)
+        record = row.tobytes()
+        _write_at(self._open_files[stream], record, episode.length * self.dtype.itemsize)
+        self._checksums[episode.id] = disk.checksum(record, self._checksums.get(episode.id, 0))
         self._running[stream] = episode._replace(length=episode.length + 1)
         if step.is_last:
             self._finish(stream)
@@ -274,12 +278,16 @@ class Replay:
             os.close(file)
         excess = self.num_steps - self.capacity
         while excess > 0 and len(self._finished) > 1:
-            excess -= self._finished.pop(next(iter(self._finished))).length  # its file stays until `release`
+            oldest = self._finished.pop(next(iter(self._finished)))  # its file stays until `release`
+            self._checksums.pop(oldest.id)
+            excess -= oldest.length
 
     def flush(self) -> None:
         """Writes running episodes through to the disk (fsync), before a checkpoint; it matters only in a power cut."""
         for file in self._open_files.values():
             os.fsync(file)
+        if self._ready:
+            disk.sync(self.directory)
 
     def snapshot(self) -> "Replay":
         """Returns the present contents, read-only: another thread may read them while this replay changes.
@@ -300,11 +308,15 @@ class Replay:
     # Checkpoints
 
     def index(self) -> dict[str, Any]:
-        """Returns the contents as plain JSON data for the checkpoint: finished and running episodes, the next id."""
+        """Returns the contents as plain JSON data for the checkpoint.
+
+        These are the finished and the running episodes, the next id, and checksums of the episodes by their id.
+        """
         return {
             "finished": [list(episode) for episode in self._finished.values()],
             "running": [list(episode) for episode in self._running.values()],
             "next_id": self._next_id,
+            "checksums": sorted(self._checksums.items()),
         }
 
     def restore(self, index: Mapping[str, Any] | None) -> None:
@@ -320,12 +332,9 @@ class Replay:
         finished = {episode[0]: Episode(*episode) for episode in index["finished"]}
         running = {episode[1]: Episode(*episode) for episode in index["running"]}
         known = {e.file: e for e in (*finished.values(), *running.values())}
-        for episode in known.values():
-            rows = _rows(self.directory / episode.file, self.dtype.itemsize)
-            if rows < episode.length:
-                raise ReplayError(
-                    f"{self.directory}: {episode.file} has {rows} steps, the checkpoint's replay had {episode.length}"
-                )
+        if defect := _cut(self.directory, known.values(), self.dtype.itemsize):
+            raise ReplayError(defect)
+        checksums = {episode: checksum for episode, checksum in index.get("checksums", ())}
         if self._writable:
             self.close()
             self._prepare()
@@ -334,6 +343,10 @@ class Replay:
                     (self.directory / found.file).unlink()
             for episode in known.values():
                 os.truncate(self.directory / episode.file, episode.length * self.dtype.itemsize)
+            for episode in known.values():  # those of a checkpoint from before there were checksums
+                if episode.id not in checksums:
+                    checksums[episode.id] = _checksum(self.directory, episode, self.dtype.itemsize)
+            self._checksums = checksums
         self._finished, self._running, self._next_id = finished, running, index["next_id"]
 
     def release(self, index: Mapping[str, Any]) -> None:
@@ -568,6 +581,43 @@ def _check_same_record(directory: Path, found: np.dtype, wanted: np.dtype) -> No
         if there != here:
             raise ReplayError(f"{directory} holds another replay: its {name} is {there}, this run stores {here}")
     raise ReplayError(f"{directory} holds another replay: its fields are in another order")
+
+
+def damage(directory: Path, index: Mapping[str, Any]) -> str | None:
+    """Returns the first defect of the files that hold the episodes of an `index()`, or None; reads all of them.
+
+    A file may be missing, cut, or have another content than what was recorded.
+    """
+    episodes = [Episode(*episode) for episode in (*index["finished"], *index["running"])]
+    if not episodes:
+        return None
+    try:
+        size = _read_spec(directory).itemsize
+    except ReplayError as error:
+        return one_line(error)
+    checksums = {episode: checksum for episode, checksum in index.get("checksums", ())}
+    for episode in episodes:
+        if defect := _cut(directory, [episode], size):
+            return defect
+        if checksums.get(episode.id, now := _checksum(directory, episode, size)) != now:
+            return f"{directory / episode.file} has another content than what was recorded (by its checksum)"
+    return None
+
+
+def _cut(directory: Path, episodes: Iterable[Episode], record_bytes: int) -> str | None:
+    for episode in episodes:
+        if (rows := _rows(directory / episode.file, record_bytes)) < episode.length:
+            return f"{directory}: {episode.file} has {rows} steps, the checkpoint's replay had {episode.length}"
+    return None
+
+
+def _checksum(directory: Path, episode: Episode, record_bytes: int) -> int:
+    """Returns the checksum of an episode's rows, read in pieces of about a megabyte."""
+    checksum, left = 0, episode.length * record_bytes
+    with (directory / episode.file).open("rb") as file:
+        while left and (data := file.read(min(left, 2**20))):
+            checksum, left = disk.checksum(data, checksum), left - len(data)
+    return checksum
 
 
 def _files(directory: Path) -> list[Episode]:

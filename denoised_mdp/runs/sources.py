@@ -70,7 +70,7 @@ def _known(folder: Path) -> dict[str, str]:
     """Returns the recorded identities; none if the file is missing (the first runs) or cannot be read."""
     try:
         found = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -28,7 +28,7 @@ from denoised_mdp.training import signals
 from denoised_mdp.training.background import BackgroundLearner, copied_to_cpu
 from denoised_mdp.training.devices import END, BroadcastingLearner, Devices, DividedLearner, follow, join_processes
 from denoised_mdp.training.learner import Learner, Made, Pace, Seed, SequentialLearner, as_it_is, check_metrics
-from denoised_mdp.training.run import Run
+from denoised_mdp.training.run import Run, defect
 from denoised_mdp.training.speeds import Speeds
 from denoised_mdp.training.vectorized import VectorizedLearner, vectorized_agent
 
@@ -68,7 +68,7 @@ def _prepared(configs: Sequence[Config]) -> Iterator[Training]:
         locks = []
         for config in begun:
             locks.append(opened.enter_context(run_dir.locked(Path(config.run_dir))))
-            checkpoint.set_aside_damaged(Path(config.run_dir))
+            checkpoint.set_aside_damaged(Path(config.run_dir), defect)
         _align(configs)
         cache_programs()
         training = Training(*configs)

@@ -23,7 +23,7 @@ from denoised_mdp.runs import checkpoint
 from denoised_mdp.runs.device_replay import SHARE, DeviceReplay, rows_needed
 from denoised_mdp.runs.evaluation import rollout, summary, training_envs
 from denoised_mdp.runs.logger import Logger
-from denoised_mdp.runs.replay import Batch, Replay
+from denoised_mdp.runs.replay import Batch, Replay, damage
 from denoised_mdp.training.devices import Devices
 from denoised_mdp.training.learner import WATCHED, AgentSnapshot, Keys
 from denoised_mdp.training.prefill import HOLD, PREFILLS
@@ -47,6 +47,15 @@ class Progress(NamedTuple):
     updates: int = 0
     evaluated_at: int = -1  # the env step of the last evaluation; -1 before the first
     finished: bool = False
+
+
+def defect(path: Path) -> str | None:
+    """Returns what is wrong with a checkpoint of a run or with the episodes that it needs, or None. Reads them all."""
+    if found := checkpoint.damage(path):
+        return found
+    run_dir, progress = path.parent.parent, checkpoint.load_progress(path)
+    own = "envs" in progress or "env" in progress  # the replay of a run that collects is its own
+    return damage(run_dir / "replay", progress["replay"]) if own else None
 
 
 class Run:
