@@ -35,6 +35,7 @@ fuzzed = settings(
 )
 pytestmark = pytest.mark.filterwarnings("ignore")  # a warning that names the damage is welcome
 
+INSERTED = [b"null", b"-1", b"1e999", b"{}", b"\n", b"[" * 10**5]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
