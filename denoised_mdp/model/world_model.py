@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from denoised_mdp.model import continuation
 from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal
 from denoised_mdp.model.latent import Factor, Latent, features
@@ -85,9 +86,7 @@ class DenoisedMDP(nnx.Module):
 
     def continuation(self, x: Factor) -> jax.Array:
         """[B], the probability that the episode goes on; 1 without a head."""
-        if self.continue_x is None:
-            return jnp.ones(x.state.shape[:-1])
-        return jax.nn.sigmoid(self.continue_x(x.features)[..., 0])
+        return continuation.probability(self.continue_x, x)
 
     def decode(self, s: Latent[Factor]) -> jax.Array:
         """[B, H, W, 3], the mean picture, in the units of `pixels`."""
@@ -150,9 +149,7 @@ def model_loss(
         "kl_x_below_free_nats": (kl_x <= o.free_nats.x).astype(jnp.float32),
     }
     if model.continue_x is not None:
-        logit = model.continue_x(s.x.features)[..., 0]
-        goes_on = 1.0 - batch.is_terminal
-        nll_continue = jax.nn.softplus(logit) - goes_on * logit
+        nll_continue = continuation.nll(model.continue_x, s.x, batch.is_terminal)
         loss = loss + nll_continue
         metrics["continue_loss"] = nll_continue
     metrics = {"loss": loss} | metrics
