@@ -51,7 +51,8 @@ from denoised_mdp.config.compose import (
     quoted,
     resolve,
 )
-from denoised_mdp.config.schema import Config, Count, Place, Settings, Size, Text
+from denoised_mdp.config.schema import Config
+from denoised_mdp.config.sections import Count, Custom, Place, Settings, Size, Text
 from denoised_mdp.errors import UserError, did_you_mean, one_line, unwritable, user_errors
 from denoised_mdp.runs import run_dir, sources
 
@@ -281,7 +282,7 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
         raise UserError(f"the results cannot be written: {problem}")
     folder = Path(options.run_dir)
     config = run_dir.load(folder)
-    if isinstance(config.env, settings.Custom) and CONSTRUCTOR not in adjusted:
+    if isinstance(config.env, Custom) and CONSTRUCTOR not in adjusted:
         code = config.env.constructor
         option = f"{CONSTRUCTOR}={code}" if re.fullmatch(r"[\w./:-]+", code) else f"'{CONSTRUCTOR}=\"{code}\"'"
         raise UserError(f"run_dir={folder} names code of its own to run; if you trust it, add {option} to this command")

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config
+from denoised_mdp.config import Config
 
 
 class Options(cli.RecordingOptions):

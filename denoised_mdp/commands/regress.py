@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Count, NotNegative, Positive, Size, Text
+from denoised_mdp.config import Config
+from denoised_mdp.config.sections import Count, NotNegative, Positive, Size, Text
 
 
 class Options(cli.RecordingOptions):

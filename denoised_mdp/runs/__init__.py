@@ -3,7 +3,8 @@
 run_dir        whose a folder is, and which checkpoints it has; no jax
 sources        files of the user's that a run depends on, by their content; no jax
 checkpoint     all that a run goes on from
-replay         experience, one file an episode; no jax
+replay         experience: what is kept of it, and sequences drawn from it; no jax
+episode_files  the file of an episode, and what one record in it holds; no jax
 device_replay  a copy of it on the accelerator
 logger         metrics, pictures and videos: files, TensorBoard, Weights & Biases
 metrics        what each of them means
