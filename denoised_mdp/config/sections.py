@@ -164,9 +164,10 @@ def _one_of(names: Iterable[str]) -> GetPydanticSchema:
 
 
 PART_NAMES = tuple(Parts.model_fields)
-_NOISE = [name for name in PART_NAMES if name != "x"]  # what the policy does not see
+NOISE_NAMES = tuple(name for name in PART_NAMES if name != "x")  # what the policy does not see
 PartName = Annotated[str, _one_of(PART_NAMES)]
-NoiseParts = Annotated[str, _one_of("".join(some) for n in range(len(_NOISE)) for some in combinations(_NOISE, n + 1))]
+_NOISE_WORDS = ["".join(some) for n in range(len(NOISE_NAMES)) for some in combinations(NOISE_NAMES, n + 1)]
+NoiseParts = Annotated[str, _one_of(_NOISE_WORDS)]
 
 
 class Latents(Settings):
