@@ -168,10 +168,10 @@ def _method(config: Config) -> str:
 
 
 def _noise(config: Config) -> str:
-    noise = config.noise
-    parts = {
-        f"video background ({Path(noise.source).name})": noise.video_background,
-        "noisy sensor": noise.noisy_sensor,
-        "camera jitter": noise.camera_jitter,
-    }
-    return ", ".join(part for part, there in parts.items() if there) or "no noise"
+    source = f" ({Path(config.noise.source).name})"
+    parts = [
+        name.replace("_", " ") + (source if name in ("video_background", "television") else "")
+        for name, there in config.noise
+        if there is True
+    ]
+    return ", ".join(parts) or "no noise"
