@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -51,7 +51,8 @@ from denoised_mdp.config.compose import (
     quoted,
     resolve,
 )
-from denoised_mdp.config.schema import Config, Count, Place, Settings, Text
+from denoised_mdp.config.schema import Config
+from denoised_mdp.config.sections import Count, Custom, Place, Settings, Size, Text
 from denoised_mdp.errors import UserError, did_you_mean, one_line, unwritable, user_errors
 from denoised_mdp.runs import run_dir, sources
 
@@ -213,6 +214,27 @@ class RunOptions(Settings):
     seed: Count = Field(1841, description="of the environments and of all sampling")
 
 
+class RecordingOptions(RunOptions):
+    """What a script takes that measures on recorded episodes, as `analysis.obtain` does."""
+
+    data: Place | None = Field(
+        None, description="a file of recorded episodes, written if it is not there: give several models the same one"
+    )
+    repeats: Size = Field(2, description="episodes to record of each policy in each environment")
+    policies: Annotated[list[Place], Field(min_length=1)] = Field(
+        ["uniform", "bang_bang", "self"],
+        description="who acts while recording: uniform, bang_bang, self, or folders of other runs",
+    )
+    clips: Size = Field(4, description="environments to record in, each with its own video and start")
+    out: Place | None = Field(None, description="the folder to write to; default: the run's")
+
+    def folder(self) -> Path:
+        """Makes the folder to write to, and returns it."""
+        folder = Path(self.out or self.run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
 Options = TypeVar("Options", bound=RunOptions)
 CONSTRUCTOR = "env.constructor"  # the code of a custom environment; runs only if the command line names it too
 ADJUSTABLE = ("render.", "noise.")  # the settings of a run that `look` may change: the world, not the agent
@@ -260,7 +282,7 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
         raise UserError(f"the results cannot be written: {problem}")
     folder = Path(options.run_dir)
     config = run_dir.load(folder)
-    if isinstance(config.env, settings.Custom) and CONSTRUCTOR not in adjusted:
+    if isinstance(config.env, Custom) and CONSTRUCTOR not in adjusted:
         code = config.env.constructor
         option = f"{CONSTRUCTOR}={code}" if re.fullmatch(r"[\w./:-]+", code) else f"'{CONSTRUCTOR}=\"{code}\"'"
         raise UserError(f"run_dir={folder} names code of its own to run; if you trust it, add {option} to this command")

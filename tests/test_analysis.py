@@ -18,7 +18,7 @@ from denoised_mdp.analysis.recordings import Recording, Recordings, bang_bang, c
 from denoised_mdp.config.compose import compose
 from denoised_mdp.envs import FactorKind
 from denoised_mdp.errors import UserError
-from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.latent import Factor, by_name
 
 EPISODES, REPEATS, ROWS = 8, 4, 60
 KINDS: dict[str, FactorKind] = {
@@ -271,17 +271,13 @@ def test_the_action_decides_nothing_of_y(model, recordings):
 
 def latents(**parts: np.ndarray) -> list[Filtered]:
     """Filtered episodes whose parts are these features [EPISODES * ROWS, D]."""
-    made = []
-    for episode in range(EPISODES):
+    none = jnp.zeros((ROWS, 0))
+
+    def filtered(episode: int) -> Filtered:
         rows = {name: jnp.asarray(features[episode == EPISODE]) for name, features in parts.items()}
-        none = jnp.zeros((ROWS, 0))
-        made.append(
-            Filtered(
-                Latent(*(Factor(none, rows.get(name, none)) for name in "xyz")),
-                Latent(*(jnp.ones(ROWS) for _ in range(3))),
-            )
-        )
-    return made
+        return Filtered(by_name(lambda name: Factor(none, rows.get(name, none))), by_name(lambda _: jnp.ones(ROWS)))
+
+    return [filtered(episode) for episode in range(EPISODES)]
 
 
 def plain_recordings(action: np.ndarray, reward: np.ndarray) -> list[Recording]:

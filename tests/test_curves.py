@@ -43,6 +43,7 @@ def test_curves_are_grouped_by_model_and_their_last_points_reported(tmp_path):
     [
         (["seed=0"], 5000, None, "same model, policy and seed"),
         (["seed=1", "env.task=walker_walk"], 5000, None, "several worlds"),
+        (["seed=1", "noise.camera_walk=true"], 5000, None, "camera walk; .*no noise"),
         (["seed=1"], 4000, None, "different env steps"),
         (["seed=1"], 5000, "walker_walk", "baselines are of walker_walk"),
     ],
@@ -65,8 +66,8 @@ def test_any_metric_is_drawn_for_the_runs_that_have_it(tmp_path):
         file.write(json.dumps({"env_step": 5000, "model/kl_y": 3.0}) + "\n")
     first, second = curves.draw_metrics(runs, [curves.METRIC, "model/kl_y"]).axes
     assert [len(axes.get_lines()) for axes in (first, second)] == [2, 1]
-    with pytest.raises(UserError, match=r"no metric model/kl_w; did you mean model/kl_"):
-        curves.draw_metrics(runs, ["model/kl_w"])
+    with pytest.raises(UserError, match=r"no metric model/kl_q; did you mean model/kl_"):
+        curves.draw_metrics(runs, ["model/kl_q"])
 
 
 def test_tables_tell_the_last_value_of_each_run(tmp_path):

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import scipy.ndimage
 from environments import build, play
+from omegaconf import OmegaConf
 
 from denoised_mdp import envs
-from denoised_mdp.config import schema
+from denoised_mdp.config import sections
+from denoised_mdp.config.compose import CONFIGS
 from denoised_mdp.envs import build as envs_build
 from denoised_mdp.envs.noise.camera_jitter import CameraJitter, moved
 from denoised_mdp.envs.noise.noisy_sensor import patch_means
@@ -405,8 +407,9 @@ def test_the_camera_and_the_video_are_part_of_the_state():
 def test_every_part_of_noise_is_built_and_has_a_random_stream_of_its_own():
     """A new one takes its file, its line in build.py and its settings."""
     text = Path(envs_build.__file__).read_text()
-    switches = [name for name, field in schema.Noise.model_fields.items() if field.annotation is bool]
+    switches = [name for name, field in sections.Noise.model_fields.items() if field.annotation is bool]
     assert [name for name in switches if f'noise["{name}"]' not in text] == []
+    assert OmegaConf.load(CONFIGS / "noise" / "none.yaml").keys() == sections.Noise.model_fields.keys()
     layers = {path.stem for path in Path(envs_build.__file__).with_name("noise").glob("*.py")}
     for name in layers:
         importlib.import_module(f"denoised_mdp.envs.noise.{name}")

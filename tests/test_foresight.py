@@ -9,7 +9,7 @@ import pytest
 
 from denoised_mdp.model import foresight
 from denoised_mdp.model.distributions import Normal
-from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.latent import Factor, by_name
 
 T, B = 32, 5
 
@@ -36,7 +36,8 @@ def experience(y=0.0, is_first=None):
     action = rng.normal(size=(T, B, 1)).astype(np.float32)
     x = np.cumsum(action, axis=0)
     nothing = jnp.zeros((T, B, 0))
-    s = Latent(Factor(nothing, jnp.asarray(x)), Factor(nothing, jnp.full((T, B, 1), y)), Factor(nothing, nothing))
+    states = {"x": jnp.asarray(x), "y": jnp.full((T, B, 1), y)}
+    s = by_name(lambda part: Factor(nothing, states.get(part, nothing)))
     is_first = np.zeros((T, B), bool) if is_first is None else is_first
     return s, SimpleNamespace(action=action, reward=x[..., 0], is_first=is_first)
 

@@ -16,7 +16,7 @@ from denoised_mdp.analysis.posterior import filter_episode
 from denoised_mdp.analysis.recordings import collect, uniform
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
-from denoised_mdp.model.latent import Latent
+from denoised_mdp.model.latent import by_name
 from denoised_mdp.model.tia import TIA, Objective, TIALearner, model_loss
 from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.evaluation import load_agent, make_env
@@ -24,7 +24,8 @@ from denoised_mdp.runs.logger import read_metrics
 from denoised_mdp.runs.metrics import METRICS
 
 T, B = 4, 2
-WEIGHTS = Objective(alpha=0.7, free_nats=Latent(0.4, 0.3, 0.0), reward_weight=5.0, lambda_radv=11.0, lambda_os=1.5)
+FREE_NATS = by_name(lambda part: {"x": 0.4, "y": 0.3}.get(part, 0.0))
+WEIGHTS = Objective(alpha=0.7, free_nats=FREE_NATS, reward_weight=5.0, lambda_radv=11.0, lambda_os=1.5)
 KEY = jax.random.key(0)
 
 

@@ -6,16 +6,24 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from denoised_mdp.model.latent import Factor, Latent
+from denoised_mdp.model.latent import NOISE_PARTS, Factor, Latent, by_name
 from denoised_mdp.model.transition import Transition
 
 ACTION, EMBEDDING, BATCH = 3, 7, 2
 
 
-def make(belief=(6, 5, 4), state=(4, 3, 2), z_prior_uses_y=True) -> Transition:
+BELIEF = by_name(lambda part: {"x": 6, "y": 5}.get(part, 4))
+STATE = by_name(lambda part: {"x": 4, "y": 3}.get(part, 2))
+# What each part's prior and posterior see; x and y of the posterior carry what they saw on to z's prior.
+EVERYTHING = {"x", "y", "z", "a", "e"}
+PRIORS = {"x": {"x", "a"}, "y": {"y"}, "z": EVERYTHING}
+POSTERIORS = {"x": EVERYTHING, "y": EVERYTHING, "z": EVERYTHING}  # y's sees the action through the belief of x (code)
+
+
+def make(belief=BELIEF, state=STATE, z_prior_uses_y=True) -> Transition:
     return Transition(
-        belief=Latent(*belief),
-        state=Latent(*state),
+        belief=belief,
+        state=state,
         action=ACTION,
         embedding=EMBEDDING,
         min_stddev=0.1,
@@ -47,19 +55,15 @@ def parents(function, **arguments) -> set[str]:
     }
 
 
-@pytest.mark.parametrize(
-    ("part", "expected"),
-    # What the new x and y of the posterior carry on to z's prior is an arrow of the graph: x', y' -> z'.
-    [("x", {"x", "a"}), ("y", {"y"}), ("z", {"x", "y", "z", "a", "e"})],
-)
-def test_each_prior_sees_its_parents_alone(part, expected):
+@pytest.mark.parametrize("part", Latent._fields)
+def test_each_prior_sees_its_parents_alone(part):
     transition = make()
     s, a, e, noise = inputs(transition, BATCH)
 
-    def prior(x, y, z, a, e):
-        return getattr(transition.step(Latent(x, y, z), a, e, noise)[2], part)
+    def prior(a, e, **s):
+        return getattr(transition.step(Latent(**s), a, e, noise)[2], part)
 
-    assert parents(prior, x=s.x, y=s.y, z=s.z, a=a, e=e) == expected
+    assert parents(prior, **s._asdict(), a=a, e=e) == PRIORS[part]
 
 
 @pytest.mark.parametrize(("z_prior_uses_y", "expected"), [(True, {"z", "x", "y", "a"}), (False, {"z", "x", "a"})])
@@ -69,16 +73,15 @@ def test_parents_of_z_given_the_new_x_and_y(z_prior_uses_y, expected):
     assert parents(transition.z_step, z=s.z, x=s.x, y=s.y, a=a) == expected
 
 
-@pytest.mark.parametrize("part", "xyz")
-def test_each_posterior_sees_everything(part):
-    """y's too sees the action, through the belief of x (the reference's code)."""
+@pytest.mark.parametrize("part", Latent._fields)
+def test_each_posterior_sees_what_it_may(part):
     transition = make()
     s, a, e, noise = inputs(transition, BATCH)
 
-    def posterior(x, y, z, a, e):
-        return getattr(transition.step(Latent(x, y, z), a, e, noise)[1], part)
+    def posterior(a, e, **s):
+        return getattr(transition.step(Latent(**s), a, e, noise)[1], part)
 
-    assert parents(posterior, x=s.x, y=s.y, z=s.z, a=a, e=e) == {"x", "y", "z", "a", "e"}
+    assert parents(posterior, **s._asdict(), a=a, e=e) == POSTERIORS[part]
 
 
 def test_imagination_follows_the_priors():
@@ -86,8 +89,9 @@ def test_imagination_follows_the_priors():
     s, a, e, noise = inputs(transition, BATCH)
     imagined = transition.imagine_step(s, a, noise)
     _, _, p = transition.step(s, a, e, noise)
-    np.testing.assert_allclose(imagined.x.state, p.x.at(noise.x), rtol=1e-6)
-    np.testing.assert_allclose(imagined.y.state, p.y.at(noise.y), rtol=1e-6)
+    for part in (part for part in Latent._fields if part != "z"):  # whose prior sees the new x and y
+        state = getattr(p, part).at(getattr(noise, part))
+        np.testing.assert_allclose(getattr(imagined, part).state, state, rtol=1e-6)
     belief, prior = transition.z_step(s.z, imagined.x, imagined.y, a)
     np.testing.assert_array_equal(imagined.z.belief, belief)
     np.testing.assert_array_equal(imagined.z.state, prior.at(noise.z))
@@ -108,9 +112,9 @@ def test_observing_is_stepping_and_forgets_at_an_episode_start():
         jax.tree.map(lambda whole, one, t=t: np.testing.assert_allclose(whole[t], one, rtol=2e-5, atol=1e-6), s, latent)
 
 
-@pytest.mark.parametrize("absent", ["y", "z", "yz"])
+@pytest.mark.parametrize("absent", [*NOISE_PARTS, NOISE_PARTS], ids="".join)
 def test_a_part_of_width_zero_is_absent(absent):
-    widths = Latent(6, 5, 4)._replace(**dict.fromkeys(absent, 0))
+    widths = BELIEF._replace(**dict.fromkeys(absent, 0))
     transition = make(belief=widths, state=widths)
     s, q, p = transition.step(*inputs(transition, BATCH))
     for part in absent:

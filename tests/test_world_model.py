@@ -1,16 +1,15 @@
 """The objective against a numpy formula, and what depends on what in the model."""
 
-from typing import get_args
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from pydantic import TypeAdapter
 
 from denoised_mdp.analysis.factorization.headline import MEANT_FOR
-from denoised_mdp.config import schema
-from denoised_mdp.model.latent import NOISE_PARTS, Latent
+from denoised_mdp.config import sections
+from denoised_mdp.model.latent import NOISE_PARTS, Latent, by_name
 from denoised_mdp.model.nets import PatchDecoder, PatchEncoder
 from denoised_mdp.model.transition import Transition
 from denoised_mdp.model.world_model import DenoisedMDP, Objective, model_loss
@@ -18,11 +17,20 @@ from denoised_mdp.runs.metrics import METRICS
 from denoised_mdp.runs.replay import Batch
 
 T, B, A, SIZE = 4, 3, 2, 16
-EQUATION_4 = Objective(1.0, Latent(1.0, 0.25, 0.25), Latent(3.0, 0.0, 0.0), 1.0, 1.0)
-SPLIT = Objective(1.5, Latent(0.7, 0.2, 0.1), Latent(0.4, 0.3, 0.2), 0.3, 5.0)
 
 
-def make(belief=(6, 5, 4), state=(4, 3, 2), *, continue_head=False) -> DenoisedMDP:
+def parts(otherwise, **values) -> Latent:
+    """A value for each part by its name, and one for all others."""
+    return by_name(lambda part: values.get(part, otherwise))
+
+
+EQUATION_4 = Objective(1.0, parts(0.25, x=1.0), parts(0.0, x=3.0), 1.0, 1.0)
+SPLIT = Objective(1.5, parts(0.1, x=0.7, y=0.2), parts(0.2, x=0.4, y=0.3), 0.3, 5.0)
+XYZ, XY, X = parts(4, x=6, y=5), parts(0, x=6, y=5), parts(0, x=6)  # widths
+STATE = parts(2, x=4, y=3)
+
+
+def make(belief=XYZ, state=STATE, *, continue_head=False) -> DenoisedMDP:
     """Drawn by numpy: jax would compile a program for each array."""
     shapes = jax.eval_shape(lambda: initialised(belief, state, continue_head))
     rng = np.random.default_rng(0)
@@ -32,8 +40,8 @@ def make(belief=(6, 5, 4), state=(4, 3, 2), *, continue_head=False) -> DenoisedM
 def initialised(belief, state, continue_head) -> DenoisedMDP:
     rngs = nnx.Rngs(0)
     transition = Transition(
-        belief=Latent(*belief),
-        state=Latent(*state),
+        belief=belief,
+        state=state,
         action=A,
         embedding=8,
         min_stddev=0.1,
@@ -72,7 +80,7 @@ def numpy_kl(q, p):
 
 
 @pytest.mark.parametrize("objective", [EQUATION_4, SPLIT], ids=["equation 4", "split free nats"])
-@pytest.mark.parametrize("widths", [(6, 5, 4), (6, 5, 0), (6, 0, 0)], ids=["xyz", "xy", "x"])
+@pytest.mark.parametrize("widths", [XYZ, XY, X], ids=["xyz", "xy", "x"])
 def test_loss_is_equation_4(widths, objective):
     model, batch = make(widths, widths), make_batch()
     noise = model.transition.noise(jax.random.key(1), (T, B))
@@ -100,12 +108,12 @@ def test_loss_is_equation_4(widths, objective):
         * (
             objective.beta_free_nats_x * free.x
             + (objective.beta.x - objective.beta_free_nats_x) * kl.x
-            + objective.beta.y * free.y
-            + objective.beta.z * free.z
+            + sum(getattr(objective.beta, part) * getattr(free, part) for part in NOISE_PARTS)
         )
     )
     np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
-    for name, value in (("kl_x", kl.x), ("kl_y", kl.y), ("kl_z", kl.z), ("reward_loss", nll_reward)):
+    kls = {f"kl_{part}": value for part, value in kl._asdict().items()}
+    for name, value in (kls | {"reward_loss": nll_reward}).items():
         np.testing.assert_allclose(metrics[name], value.mean(), rtol=2e-4, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(metrics["observation_loss"], nll_observation.mean(), rtol=1e-5)
 
@@ -130,7 +138,7 @@ def test_reward_is_the_sum_of_two_heads_and_never_sees_z():
     assert model.reward_y is not None
     of_y = model.reward_y(s.y.features)[..., 0]
     np.testing.assert_allclose(model.reward(s.x, s.y), model.x_reward(s.x) + of_y, rtol=1e-6)
-    assert make((6, 0, 4), (4, 0, 2)).reward_y is None
+    assert make(parts(4, x=6, y=0), parts(2, x=4, y=0)).reward_y is None
 
 
 def test_what_came_before_the_first_row_does_not_matter():
@@ -149,7 +157,7 @@ def test_free_nats_stop_the_gradient_of_a_small_kl():
     noise = model.transition.noise(jax.random.key(1), (T, B))
 
     def kl_gradient(free_nats):
-        objective = Objective(1e6, Latent(1.0, 0.0, 0.0), Latent(free_nats, 0.0, 0.0), 1.0, 1.0)
+        objective = Objective(1e6, parts(0.0, x=1.0), parts(0.0, x=free_nats), 1.0, 1.0)
         gradient = jax.jit(jax.grad(lambda m: model_loss(m, batch, noise, objective)[0]))(model)
         return max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient.transition.x_prior.head))
 
@@ -162,10 +170,11 @@ def test_every_part_of_the_latent_state_has_its_kl_its_settings_its_metrics_and_
     model, batch = make(), make_batch()
     noise = model.transition.noise(jax.random.key(1), (T, B))
     _, (_, metrics) = jax.eval_shape(lambda: model_loss(model, batch, noise, EQUATION_4))
-    assert Latent._fields == tuple(schema.Parts.model_fields) == get_args(schema.PartName)
-    assert set(get_args(schema.NoiseParts)) == {*NOISE_PARTS, "".join(NOISE_PARTS)}
+    assert Latent._fields == sections.PART_NAMES and NOISE_PARTS == sections.NOISE_NAMES
+    swapped = TypeAdapter(sections.NoiseParts)
+    assert [swapped.validate_python(name) for name in (*NOISE_PARTS, "".join(NOISE_PARTS))]
     assert MEANT_FOR.keys() == set(NOISE_PARTS)
     for part in Latent._fields:
-        assert {part, f"beta_{part}", f"free_nats_{part}"} <= schema.DenoisedModel.model_fields.keys()
+        assert {part, f"beta_{part}", f"free_nats_{part}"} <= sections.DenoisedModel.model_fields.keys()
         assert {f"kl_{part}", f"kl_{part}_loss"} <= metrics.keys()
         assert {f"model/kl_{part}", f"model/kl_{part}_loss"} <= METRICS.keys()

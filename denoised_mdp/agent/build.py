@@ -12,7 +12,7 @@ from flax import nnx
 
 from denoised_mdp.agent.actor_critic import DynamicsLearner
 from denoised_mdp.agent.sac import SACLearner
-from denoised_mdp.config.schema import Model, Policy, TIAModel
+from denoised_mdp.config.sections import Model, Policy, TIAModel
 from denoised_mdp.model import tia
 from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.latent import Factor, Latent, by_name

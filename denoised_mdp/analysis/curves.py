@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 
 from denoised_mdp.config import Config
+from denoised_mdp.config.sections import PART_NAMES
 from denoised_mdp.errors import UserError, did_you_mean
 from denoised_mdp.runs import run_dir
 from denoised_mdp.runs.logger import read_metrics
@@ -134,9 +135,7 @@ def table(folders: Sequence[Path]) -> str:
         "return": METRIC,
         "at least": "evaluate/return_low",
         "at most": "evaluate/return_high",
-        "KL x": "model/kl_x",
-        "KL y": "model/kl_y",
-        "KL z": "model/kl_z",
+        **{f"KL {part}": f"model/kl_{part}" for part in PART_NAMES},
         "pixel error": "model/observation_mse",
     }
     lines = [f"| run | method | seed | env steps | {' | '.join(last_of)} |", "|---|---|" + "---:|" * (len(last_of) + 2)]
@@ -169,10 +168,10 @@ def _method(config: Config) -> str:
 
 
 def _noise(config: Config) -> str:
-    noise = config.noise
-    parts = {
-        f"video background ({Path(noise.source).name})": noise.video_background,
-        "noisy sensor": noise.noisy_sensor,
-        "camera jitter": noise.camera_jitter,
-    }
-    return ", ".join(part for part, there in parts.items() if there) or "no noise"
+    source = f" ({Path(config.noise.source).name})"
+    parts = [
+        name.replace("_", " ") + (source if name in ("video_background", "television") else "")
+        for name, there in config.noise
+        if there is True
+    ]
+    return ", ".join(parts) or "no noise"

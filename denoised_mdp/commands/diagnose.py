@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Size
+from denoised_mdp.config import Config
+from denoised_mdp.config.sections import Size
 
 
 class Options(cli.RunOptions):

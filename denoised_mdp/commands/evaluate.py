@@ -9,7 +9,8 @@ from pydantic import Field
 
 from denoised_mdp import cli
 from denoised_mdp.commands import diagnose
-from denoised_mdp.config.schema import Config, Count, Size
+from denoised_mdp.config import Config
+from denoised_mdp.config.sections import Count, Size
 from denoised_mdp.errors import UserError
 
 

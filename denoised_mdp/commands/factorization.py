@@ -8,24 +8,15 @@ from typing import Annotated
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Place, Size
+from denoised_mdp.config import Config
 
 
-class Options(cli.RunOptions):
+class Options(cli.RecordingOptions):
     """What each latent part knows of the truth, in held-out episodes: factorization.json, .md and .png in the run."""
 
-    data: Place | None = Field(
-        None, description="a file of recorded episodes, written if it is not there: give several models the same one"
-    )
     repeats: Annotated[int, Field(ge=2)] = Field(2, description="episodes to record of each policy in each environment")
-    policies: Annotated[list[Place], Field(min_length=1)] = Field(
-        ["uniform", "bang_bang", "self"],
-        description="who acts while recording: uniform, bang_bang, self, or folders of other runs",
-    )
-    clips: Size = Field(4, description="environments to record in, each with its own video and start")
     physics: Annotated[int, Field(ge=2)] = Field(4, description="clean pairs: how many episodes are seen again")
     noises: Annotated[int, Field(ge=2)] = Field(2, description="clean pairs: under how many noises each")
-    out: Place | None = Field(None, description="the folder to write to; default: the run's")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:
@@ -56,9 +47,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
         "seed": config.seed,
         "model": config.model.model_dump(),
     }
-    folder = Path(options.out or options.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = report.write(folder, about | found)
+    paths = report.write(options.folder(), about | found)
     for name, title in report.HEADLINE.items():
         print(f"{title}: {report.told(found['headline'][name])}")
     for alarm in found["alarms"]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from denoised_mdp.config import Config
+from denoised_mdp.config.sections import PART_NAMES
 from denoised_mdp.errors import UserError, expanded
 
 
@@ -47,12 +48,8 @@ def import_weights(file: Path, settings: Sequence[str]) -> None:
     config = configure(source.settings, settings)
     envs.check(env=config.env.model_dump(), render=config.render.model_dump(), noise=config.noise.model_dump())
     path = weights.save(source, config, imported_from=file)
-    model = config.model
-    parts = ", ".join(
-        f"{name} {part.belief}+{part.state}"
-        for name, part in (("x", model.x), ("y", model.y), ("z", model.z))
-        if part.belief
-    )
+    widths = {name: getattr(config.model, name) for name in PART_NAMES}
+    parts = ", ".join(f"{name} {part.belief}+{part.state}" for name, part in widths.items() if part.belief)
     print(f"{path}: {parts}; {config.env.image_size} pixels, {source.actions} actions, env step {source.env_step}")
     if (actions := actions_of_task(config)) != source.actions:
         print(

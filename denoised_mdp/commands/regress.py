@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Count, NotNegative, Place, Positive, Size, Text
+from denoised_mdp.config import Config
+from denoised_mdp.config.sections import Count, NotNegative, Positive, Size, Text
 
 
-class Options(cli.RunOptions):
+class Options(cli.RecordingOptions):
     """Joint positions from single pictures, by a run's encoder and by a new one: regress.json, .md and .png."""
 
     factor: Text = Field("position", description="the true factor to tell; position is that of the joints")
@@ -30,16 +31,6 @@ class Options(cli.RunOptions):
     batch_size: Size = Field(128, description="pairs in an update; the paper does not say")
     learning_rate: Positive = Field(8e-5, description="the paper's (Sec. B.1.1)")
     weight_decay: NotNegative = Field(3e-5, description="the paper's (Sec. B.1.1); a new encoder is trained without")
-    data: Place | None = Field(
-        None, description="a file of recorded episodes, written if it is not there: give several models the same one"
-    )
-    repeats: Size = Field(2, description="episodes to record of each policy in each environment")
-    policies: Annotated[list[Place], Field(min_length=1)] = Field(
-        ["uniform", "bang_bang", "self"],
-        description="who acts while recording: uniform, bang_bang, self, or folders of other runs",
-    )
-    clips: Size = Field(4, description="environments to record in, each with its own video")
-    out: Place | None = Field(None, description="the folder to write to; default: the run's")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:
@@ -93,9 +84,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
         "results": results,
         "recordings": recordings.about,
     }
-    folder = Path(options.out or options.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    print(*regression_report.write(folder, report), sep="\n")
+    print(*regression_report.write(options.folder(), report), sep="\n")
 
 
 def command() -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from denoised_mdp import cli
-from denoised_mdp.config.schema import Config, Count, NoiseParts, PartName, Place, Size
+from denoised_mdp.config import Config
+from denoised_mdp.config.sections import Count, NoiseParts, PartName, Place, Size
 from denoised_mdp.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Options(cli.RunOptions):
     context: Size | None = Field(None, description="steps seen before the open-loop prediction; default: 25")
     columns: Size = Field(8, description="moments in the PNG strip")
     swap: NoiseParts | None = Field(
-        None, description="also exchange these parts between an episode and the next one, step by step: y, z or yz"
+        None, description="also exchange these parts of the noise between an episode and the next one, step by step"
     )
     walk: PartName | None = Field(
         None, description="also walk single dimensions of this part's state, from -3 to 3 standard deviations"

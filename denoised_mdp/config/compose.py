@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoised_mdp.config import Config
+from denoised_mdp.config import Config, sections
 from denoised_mdp.config import schema as settings
 from denoised_mdp.errors import UserError, did_you_mean, nearest, one_line
 
@@ -107,7 +107,7 @@ def _fitting(model: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     So experiment=... works with every model, though it sets the beta that TIA does not have.
     """
     given = {override.key_or_group for override in parse_overrides(list(overrides))}
-    foreign = [name for name in settings.of_other_models(model) if f"model.{name}" not in given]
+    foreign = [name for name in sections.of_other_models(model) if f"model.{name}" not in given]
     return {name: value for name, value in model.items() if name not in foreign}
 
 
@@ -197,7 +197,7 @@ def check_override(override: Override, groups: Groups) -> None:
                 raise UserError(f"{key}={value}: there is no such choice, only {told}")
     else:
         for name in _named(key, override.value()):
-            if name not in names and not name.startswith(tuple(f"{free}." for free in settings.FREE)):
+            if name not in names and not name.startswith(tuple(f"{free}." for free in sections.FREE)):
                 at = "" if name == key else f"{name}: "
                 raise UserError(f"{text}: {at}there is no such setting{did_you_mean(name, [*groups, *names])}")
 

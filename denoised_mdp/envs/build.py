@@ -38,7 +38,7 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
     """Makes an environment: a world, and around it the parts of the noise that are switched on.
 
     Args:
-        env, render, noise: settings by name, as in the groups of `configs/`; `config/schema.py` explains them.
+        env, render, noise: settings by name, as in the groups of `configs/`; `config/sections.py` explains them.
         seed: of all randomness; the same seed gives the same physics with and without noise.
         split: train or eval; keeps videos and episodes of evaluation separate from those of training.
 

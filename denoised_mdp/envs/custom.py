@@ -23,13 +23,13 @@ from dm_env import specs
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from denoised_mdp.envs.world import FACTOR_KINDS, FactorKind, Picture, stream
+from denoised_mdp.envs.world import FACTOR_KINDS, FactorKind, Picture, RandomWorld
 from denoised_mdp.errors import UserError, one_line, with_place
 
 PIXELS = "pixels"  # the picture's name in observations of several parts, in dm_control and in gymnasium
 
 
-class Custom:
+class Custom(RandomWorld):
     """The World around an environment.
 
     Every reset seeds `random`, or a gymnasium environment through its reset, from a generator of this World: so an
@@ -129,18 +129,6 @@ class Custom:
 
     def robot_mask(self) -> NDArray[np.bool_] | None:
         return None
-
-    def seed(self, seed: np.random.SeedSequence) -> None:
-        self._rng = np.random.default_rng(stream(seed, "world"))
-
-    def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        """Does nothing: it is unknown which of the environment's draws are noise."""
-
-    def state(self) -> dict[str, Any]:
-        return {"random": self._rng.bit_generator.state}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        self._rng.bit_generator.state = state["random"]
 
     def close(self) -> None:
         self._env.close()

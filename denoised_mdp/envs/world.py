@@ -120,6 +120,27 @@ class World(Protocol):
         ...
 
 
+class RandomWorld:
+    """The random state of a World that draws from one generator, none of it known to be noise.
+
+    The World sets `_rng`.
+    """
+
+    _rng: np.random.Generator
+
+    def seed(self, seed: np.random.SeedSequence) -> None:
+        self._rng = np.random.default_rng(stream(seed, "world"))
+
+    def seed_noise(self, seed: np.random.SeedSequence) -> None:
+        """Does nothing."""
+
+    def state(self) -> dict[str, Any]:
+        return {"random": self._rng.bit_generator.state}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self._rng.bit_generator.state = state["random"]
+
+
 class Layer:
     """A World that wraps another one and forwards every call; noise layers override the methods that they change."""
 

@@ -4,6 +4,7 @@ protocol        the interfaces of a batch, of the dynamics and of any world mode
 world_model     the paper's: encoder, transition, decoder, reward heads; Eq. 4
 transition      the graph: priors, posteriors, filtering, open-loop prediction
 tia             a baseline, Task Informed Abstractions: two latents, a mask, the adversary
+continuation    whether an episode goes on
 latent          the latent state: its parts x, y and z
 distributions   Gaussians, their KL, the policy's squashed one
 nets            encoder, decoder, GRU, heads, and their initialisation

@@ -117,6 +117,16 @@ def overlap(pieces: jax.Array, stride: int) -> jax.Array:
     return images[:, : stride * (h - 1) + kernel, : stride * (w - 1) + kernel]
 
 
+def _saving(layer: Callable) -> Callable:
+    """Returns `layer` as its gradient needs it: with what the backward pass takes, beside the outputs."""
+
+    def forward(images, matrix, bias, size, stride, relu):
+        outputs = layer(images, matrix, bias, size, stride, relu)
+        return outputs, (images, matrix, outputs)
+
+    return forward
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _conv(images, matrix, bias, size, stride, relu):
     """matrix: [O, k k C]."""
@@ -128,11 +138,6 @@ def _conv(images, matrix, bias, size, stride, relu):
         return (), _activated(outputs.reshape(-1, h, w, len(bias)), bias, relu, images.dtype)
 
     return _in_chunks(layer, (), images, images_bytes=4 * h * w * matrix.shape[1])[1]
-
-
-def _conv_forward(images, matrix, bias, size, stride, relu):
-    outputs = _conv(images, matrix, bias, size, stride, relu)
-    return outputs, (images, matrix, outputs)
 
 
 def _conv_backward(size, stride, relu, saved, gradient):
@@ -156,7 +161,7 @@ def _conv_backward(size, stride, relu, saved, gradient):
     return to_images, *total
 
 
-_conv.defvjp(_conv_forward, _conv_backward)
+_conv.defvjp(_saving(_conv), _conv_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -171,11 +176,6 @@ def _conv_transpose(images, matrix, bias, size, stride, relu):
         return (), _activated(outputs, bias, relu, images.dtype)
 
     return _in_chunks(layer, (), images, images_bytes=4 * h * w * matrix.shape[1])[1]
-
-
-def _conv_transpose_forward(images, matrix, bias, size, stride, relu):
-    outputs = _conv_transpose(images, matrix, bias, size, stride, relu)
-    return outputs, (images, matrix, outputs)
 
 
 def _conv_transpose_backward(size, stride, relu, saved, gradient):
@@ -198,7 +198,7 @@ def _conv_transpose_backward(size, stride, relu, saved, gradient):
     return to_images, *total
 
 
-_conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+_conv_transpose.defvjp(_saving(_conv_transpose), _conv_transpose_backward)
 
 
 def _in_chunks(layer: Callable, total: Any, arrays: Any, *, images_bytes: int) -> tuple[Any, jax.Array]:

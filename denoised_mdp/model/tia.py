@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from denoised_mdp.model import continuation
 from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal
 from denoised_mdp.model.latent import Factor, Latent, by_name, standard_normals, zeros
@@ -187,9 +188,7 @@ class TIA(NamedTuple):
 
     def continuation(self, x: Factor) -> jax.Array:
         """[B], the probability that the episode goes on; 1 without a head."""
-        if self.task.go_on is None:
-            return jnp.ones(x.state.shape[:-1])
-        return jax.nn.sigmoid(self.task.go_on(x.features)[..., 0])
+        return continuation.probability(self.task.go_on, x)
 
     def decode(self, s: Latent[Factor]) -> jax.Array:
         """[B, H, W, 3], the mean picture, in the units of `pixels`."""
@@ -275,8 +274,7 @@ def model_loss(
         "kl_x_below_free_nats": (kl_x <= o.free_nats.x).astype(jnp.float32),
     }
     if model.task.go_on is not None:
-        logit = model.task.go_on(s.x.features)[..., 0]
-        nll_continue = jax.nn.softplus(logit) - (1.0 - batch.is_terminal) * logit
+        nll_continue = continuation.nll(model.task.go_on, s.x, batch.is_terminal)
         loss = loss + nll_continue
         metrics["continue_loss"] = nll_continue
     metrics = {"loss": loss} | metrics

@@ -17,9 +17,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+from denoised_mdp.model import continuation
 from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal
-from denoised_mdp.model.latent import Factor, Latent, features
+from denoised_mdp.model.latent import NOISE_PARTS, Factor, Latent, features
 from denoised_mdp.model.nets import MLP, PLAIN, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch
@@ -58,14 +59,14 @@ class DenoisedMDP(nnx.Module):
         style: Style = PLAIN,
     ):
         self.encoder, self.decoder, self.transition = encoder, decoder, transition
-        x, y, _ = (n + m for n, m in zip(transition.belief, transition.state, strict=True))
+        widths = Latent(*(n + m for n, m in zip(transition.belief, transition.state, strict=True)))
 
         def head(inputs: int, output_scale: float) -> MLP:
             return MLP(inputs, reward_widths, 1, rngs, style=style, output_scale=output_scale)
 
-        self.reward_x = head(x, reward_output_scale)
-        self.reward_y = head(y, reward_output_scale) if y else None
-        self.continue_x = head(x, 1.0) if continue_head else None
+        self.reward_x = head(widths.x, reward_output_scale)
+        self.reward_y = head(widths.y, reward_output_scale) if widths.y else None
+        self.continue_x = head(widths.x, 1.0) if continue_head else None
 
     def evidence(self, observation: Array) -> Evidence:
         """Returns the contribution of pictures [B, H, W, 3] uint8 to the posteriors; `Transition.step` takes it."""
@@ -85,9 +86,7 @@ class DenoisedMDP(nnx.Module):
 
     def continuation(self, x: Factor) -> jax.Array:
         """[B], the probability that the episode goes on; 1 without a head."""
-        if self.continue_x is None:
-            return jnp.ones(x.state.shape[:-1])
-        return jax.nn.sigmoid(self.continue_x(x.features)[..., 0])
+        return continuation.probability(self.continue_x, x)
 
     def decode(self, s: Latent[Factor]) -> jax.Array:
         """[B, H, W, 3], the mean picture, in the units of `pixels`."""
@@ -124,11 +123,11 @@ def model_loss(
     """
     o = objective
     s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
-    kl_x, kl_y, kl_z = (q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True))  # each [T, B]
-    clipped_x, clipped_y, clipped_z = map(o.balance.kl, q, p, o.free_nats)
+    kl = Latent(*(q_i.kl(p_i) for q_i, p_i in zip(q, p, strict=True)))  # each [T, B]
+    clipped = Latent(*map(o.balance.kl, q, p, o.free_nats))
     unclipped_x = o.balance.kl(q.x, p.x, 0.0)
-    kl_of_x = o.beta_free_nats_x * clipped_x + (o.beta.x - o.beta_free_nats_x) * unclipped_x
-    kl = kl_of_x + o.beta.y * clipped_y + o.beta.z * clipped_z
+    weighted_x = o.beta_free_nats_x * clipped.x + (o.beta.x - o.beta_free_nats_x) * unclipped_x
+    weighted = sum((getattr(o.beta, part) * getattr(clipped, part) for part in NOISE_PARTS), start=weighted_x)
     decoded, pictures = one_in((features(s), jnp.asarray(batch.observation)), o.decode_every)
     error, size = squared_error(model.decoder, decoded, pictures), math.prod(pictures.shape[-3:])
     nll_observation = 0.5 * error + size * HALF_LOG_2PI  # unit variance; a mean over [T, B] already
@@ -136,23 +135,17 @@ def model_loss(
     nll_reward = 0.5 * (batch.reward - (of_x + of_y)) ** 2 + HALF_LOG_2PI
     weight = o.reward_weight * importance(batch.reward, normalize=o.normalize_reward)
     of_reward = weight * (nll_reward + 0.5 * o.reward_y_penalty * of_y**2)
-    loss = nll_observation + of_reward + o.alpha * kl
+    loss = nll_observation + of_reward + o.alpha * weighted
     metrics = {
         "observation_loss": nll_observation,
         "observation_mse": error / size,
         "reward_loss": nll_reward,
-        "kl_x": kl_x,
-        "kl_y": kl_y,
-        "kl_z": kl_z,
-        "kl_x_loss": clipped_x,
-        "kl_y_loss": clipped_y,
-        "kl_z_loss": clipped_z,
-        "kl_x_below_free_nats": (kl_x <= o.free_nats.x).astype(jnp.float32),
+        **{f"kl_{part}": value for part, value in kl._asdict().items()},
+        **{f"kl_{part}_loss": value for part, value in clipped._asdict().items()},
+        "kl_x_below_free_nats": (kl.x <= o.free_nats.x).astype(jnp.float32),
     }
     if model.continue_x is not None:
-        logit = model.continue_x(s.x.features)[..., 0]
-        goes_on = 1.0 - batch.is_terminal
-        nll_continue = jax.nn.softplus(logit) - goes_on * logit
+        nll_continue = continuation.nll(model.continue_x, s.x, batch.is_terminal)
         loss = loss + nll_continue
         metrics["continue_loss"] = nll_continue
     metrics = {"loss": loss} | metrics

@@ -3,8 +3,10 @@
 run_dir        the owner of a run's folder, and its checkpoints; no jax
 sources        the user's files that a run depends on, by their content; no jax
 checkpoint     the saved state from which a run resumes
-replay         experience, one file per episode; no jax
+replay         experience: its contents, and sequences drawn from it; no jax
+episode_files  the file of an episode, and the record of a step in it; no jax
 device_replay  a copy of the replay on the accelerator
+disk           bringing files to the disk, and their checksums; no jax
 logger         metrics, pictures and videos: files, TensorBoard, Weights & Biases
 metrics        the meaning of each metric
 progress       the line that shows the progress of a run

@@ -1,68 +1,22 @@
-"""Replay on disk: one append-only file per episode, uint8 frames, sampled as K batches of [T, B] sequences.
+"""Replay on disk: append-only files of episodes, uint8 frames, sampled as K batches of [T, B] sequences.
 
-An episode is one binary file of fixed-size records, one record per step. `spec.json` beside the episodes describes
-the record, so that numpy alone can read them:
-
-    spec = json.load(open("replay/spec.json"))
-    dtype = [(field["name"], field["dtype"], tuple(field["shape"])) for field in spec["fields"]]
-    episode = np.fromfile("replay/episode-00000000-stream-000.bin", dtype)
-
-`action[t]` is the action that led to `observation[t]`; the reset row (`is_first`) has action 0 and reward 0.
-
-One `os.preadv` reads T consecutive steps with all their fields directly into the arrays of the batch, so that resident
-memory holds only the batches, whatever the size of the replay. Every `add` hands its record to the operating system at
-once: a killed process loses no record, except one that it cut short, which readers ignore and the next `add`
-overwrites. The end of an episode writes it through to the disk, and `flush` does so for running episodes, against a
-power cut.
+`episode_files.py` has the format of a file. One `os.preadv` reads T consecutive steps with all their fields into the
+arrays of the batch, so that only the batches are in memory, whatever the size of the replay. Every `add` hands its
+record to the operating system at once: a kill loses no step. Against a power cut, the end of an episode and `flush`
+bring records to the disk.
 """
 
-import json
 import os
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from denoised_mdp.errors import UserError, one_line
-from denoised_mdp.runs import disk
-
-FORMAT = 1
-_EPISODE_FILE = re.compile(r"episode-(\d+)-stream-(\d+)\.bin")
-_FACTOR = "factors/"
-_FIELDS: list[tuple[str, DTypeLike, int]] = [  # of every record: name, type, axes
-    ("observation", np.uint8, 3),
-    ("action", np.float32, 1),
-    ("reward", np.float32, 0),
-    ("is_first", np.bool_, 0),
-    ("is_last", np.bool_, 0),
-    ("is_terminal", np.bool_, 0),
-]
-_BUFFERS_PER_READ = 1024  # IOV_MAX of Linux: the most buffers that one preadv fills
-
-
-class ReplayError(UserError):
-    """An error that a user can correct: no replay, other shapes, too few rows, a non-finite value."""
-
-
-class StepLike(Protocol):
-    """The part of an environment's `Step` that the replay stores."""
-
-    @property
-    def observation(self) -> NDArray[np.uint8]: ...
-    @property
-    def reward(self) -> float: ...
-    @property
-    def is_first(self) -> bool: ...
-    @property
-    def is_last(self) -> bool: ...
-    @property
-    def is_terminal(self) -> bool: ...
-    @property
-    def info(self) -> Mapping[str, Any]: ...
+from denoised_mdp.runs import disk, episode_files
+from denoised_mdp.runs.episode_files import FACTOR, Episode, ReplayError, StepLike, record_dtype
 
 
 class Batch(NamedTuple):
@@ -79,32 +33,9 @@ class Batch(NamedTuple):
 class Piece(NamedTuple):
     """`length` rows of an episode from row `start` on: a whole sequence, or a part of one."""
 
-    episode: "Episode"
+    episode: Episode
     start: int
     length: int
-
-
-class Episode(NamedTuple):
-    """An episode in the index: `length` counts its rows, the reset row included."""
-
-    id: int
-    stream: int
-    length: int
-
-    @property
-    def file(self) -> str:
-        """The name of the episode's file."""
-        return f"episode-{self.id:08d}-stream-{self.stream:03d}.bin"
-
-
-def record_dtype(
-    observation_shape: tuple[int, ...], action_size: int, factors: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]
-) -> np.dtype:
-    """Returns the dtype of one step's record, packed, the frame first; `factors`: name -> (dtype, shape)."""
-    shapes = {"observation": tuple(observation_shape), "action": (action_size,)}
-    fields = [(name, dtype, shapes.get(name, ())) for name, dtype, _ in _FIELDS]
-    fields += [(_FACTOR + name, dtype, tuple(shape)) for name, (dtype, shape) in factors.items()]
-    return np.dtype(fields)
 
 
 class Replay:
@@ -141,7 +72,7 @@ class Replay:
         directory = Path(directory)
         dtype = record_dtype(observation_shape, action_size, factors or {})
         if (directory / "spec.json").exists():
-            _check_same_record(directory, _read_spec(directory), dtype)
+            episode_files.check_same_record(directory, episode_files.read_spec(directory), dtype)
         self._set_up(directory, dtype, capacity=capacity, include_running=include_running, writable=True)
 
     @classmethod
@@ -164,7 +95,7 @@ class Replay:
         directory = Path(directory)
         if not (directory / "spec.json").exists() and (directory / "replay" / "spec.json").exists():
             directory = directory / "replay"
-        dtype = _read_spec(directory)
+        dtype = episode_files.read_spec(directory)
         for name, wanted in (("observation", observation_shape), ("action", (action_size,))):
             if wanted not in (None, (None,)) and dtype[name].shape != tuple(wanted):
                 raise ReplayError(
@@ -182,13 +113,13 @@ class Replay:
         self.dtype = dtype
         self.capacity = capacity
         self.include_running = include_running
-        self.factor_names = tuple(n.removeprefix(_FACTOR) for n in dtype.names or () if n.startswith(_FACTOR))
+        self.factor_names = episode_files.factor_names(dtype)
         self._writable = writable
         self._small = np.dtype([(n, dtype[n]) for n in dtype.names or () if n != "observation"])
         self._finished: dict[int, Episode] = {}  # by id, the oldest first
         self._running: dict[int, Episode] = {}  # by stream
         self._open_files: dict[int, int] = {}  # by stream
-        self._checksums: dict[int, int] = {}  # of all rows of an episode, by its id; not of a replay that is only read
+        self._checksums: dict[int, int] = {}  # of all rows of an episode, by its id; a read-only replay has none
         self._next_id = 0
         self._ready = False  # True once the folder and `spec.json` exist
 
@@ -206,12 +137,12 @@ class Replay:
         """
         self._need_writable("add")
         try:
-            row = self._record(step, action)
+            row = episode_files.record(self.dtype, step, action)
         except ReplayError as error:
             length = 0 if step.is_first or stream not in self._running else self._running[stream].length
             raise ReplayError(f"step {length} of an episode of environment {stream}: {error}") from None
         if not self._ready:
-            if self.directory.exists() and _files(self.directory):
+            if self.directory.exists() and episode_files.files(self.directory):
                 raise ValueError(f"{self.directory} holds an earlier run's episodes: restore its index, or None, first")
             self._prepare()
         if step.is_first:
@@ -224,50 +155,17 @@ class Replay:
         if stream not in self._open_files:
             path = self.directory / episode.file
             self._open_files[stream] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        # At its place, not at the end: this overwrites a record that an error cut short.
+        # At its place and not at the end: a record that an error cut short is written over.
         record = row.tobytes()
-        _write_at(self._open_files[stream], record, episode.length * self.dtype.itemsize)
+        episode_files.write_at(self._open_files[stream], record, episode.length * self.dtype.itemsize)
         self._checksums[episode.id] = disk.checksum(record, self._checksums.get(episode.id, 0))
         self._running[stream] = episode._replace(length=episode.length + 1)
         if step.is_last:
             self._finish(stream)
 
     def _prepare(self) -> None:
-        """Makes the folder and its `spec.json`."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        dtype = self.dtype
-        fields = [{"name": n, "dtype": dtype[n].base.str, "shape": dtype[n].shape} for n in dtype.names or ()]
-        text = json.dumps({"format": FORMAT, "record_bytes": dtype.itemsize, "fields": fields}, indent=1)
-        half_written = self.directory / "spec.json.tmp"
-        half_written.write_text(text + "\n")
-        half_written.replace(self.directory / "spec.json")
+        episode_files.write_spec(self.directory, self.dtype)
         self._ready = True
-
-    def _record(self, step: StepLike, action: NDArray[np.floating] | None) -> NDArray[Any]:
-        row = np.zeros((), self.dtype)
-        values: dict[str, Any] = {
-            "observation": step.observation,
-            "is_first": step.is_first,
-            "is_last": step.is_last,
-            "is_terminal": step.is_terminal,
-        }
-        if not step.is_first:
-            if action is None:
-                raise ValueError("the replay needs the action that led to this step: only a first step has none")
-            values |= {"action": action, "reward": step.reward}
-        for name in self.factor_names:
-            if name not in step.info.get("factors", {}):
-                raise ValueError(f"the replay stores factors that this step lacks: no factor {name} in its info")
-            values[_FACTOR + name] = step.info["factors"][name]
-        if np.asarray(step.observation).dtype != np.uint8:
-            raise ValueError(f"the replay stores uint8 frames, got {np.asarray(step.observation).dtype}")
-        for name, value in values.items():
-            if np.shape(value) != self.dtype[name].shape:
-                raise ValueError(f"{name} has shape {np.shape(value)}, the replay stores {self.dtype[name].shape}")
-            with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is refused
-                row[name] = value
-            _check_finite(name, value, row[name])
-        return row
 
     def _finish(self, stream: int) -> None:
         if episode := self._running.pop(stream, None):
@@ -332,20 +230,20 @@ class Replay:
         finished = {episode[0]: Episode(*episode) for episode in index["finished"]}
         running = {episode[1]: Episode(*episode) for episode in index["running"]}
         known = {e.file: e for e in (*finished.values(), *running.values())}
-        if defect := _cut(self.directory, known.values(), self.dtype.itemsize):
+        if defect := episode_files.cut(self.directory, known.values(), self.dtype.itemsize):
             raise ReplayError(defect)
         checksums = {episode: checksum for episode, checksum in index.get("checksums", ())}
         if self._writable:
             self.close()
             self._prepare()
-            for found in _files(self.directory):
+            for found in episode_files.files(self.directory):
                 if found.file not in known:
                     (self.directory / found.file).unlink()
             for episode in known.values():
                 os.truncate(self.directory / episode.file, episode.length * self.dtype.itemsize)
             for episode in known.values():  # those of a checkpoint from before there were checksums
                 if episode.id not in checksums:
-                    checksums[episode.id] = _checksum(self.directory, episode, self.dtype.itemsize)
+                    checksums[episode.id] = episode_files.checksum_of(self.directory, episode, self.dtype.itemsize)
             self._checksums = checksums
         self._finished, self._running, self._next_id = finished, running, index["next_id"]
 
@@ -357,7 +255,7 @@ class Replay:
         self._need_writable("release")
         oldest = min((episode[0] for episode in (*index["finished"], *index["running"])), default=0)
         held = {episode.id for episode in self.episodes()}
-        for found in _files(self.directory):
+        for found in episode_files.files(self.directory):
             if found.id < oldest and found.id not in held:
                 (self.directory / found.file).unlink()
 
@@ -371,8 +269,9 @@ class Replay:
             raise ValueError(f"{self.directory}: refresh is for a replay that was opened read-only")
         self._finished.clear()
         self._running.clear()
-        for found in _files(self.directory):
-            episode = found._replace(length=_rows(self.directory / found.file, self.dtype.itemsize))
+        for found in episode_files.files(self.directory):
+            rows = episode_files.whole_records(self.directory / found.file, self.dtype.itemsize)
+            episode = found._replace(length=rows)
             if previous := self._running.pop(episode.stream, None):  # a later episode of the stream has begun
                 self._finished[previous.id] = previous
             if episode.length:
@@ -453,7 +352,7 @@ class Replay:
             reward=np.ascontiguousarray(small["reward"]),
             is_first=np.ascontiguousarray(small["is_first"]),
             is_terminal=np.ascontiguousarray(small["is_terminal"]),
-            factors={n: np.ascontiguousarray(small[_FACTOR + n]) for n in self.factor_names if with_factors},
+            factors={n: np.ascontiguousarray(small[FACTOR + n]) for n in self.factor_names if with_factors},
         )
 
     def draw(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> list[list[Piece]]:
@@ -504,21 +403,7 @@ class Replay:
 
     def _read(self, episode: Episode, start: int, parts: Sequence[memoryview]) -> None:
         """Fills `parts` with the bytes of the episode from row `start` on."""
-        path = self.directory / episode.file
-        offset = start * self.dtype.itemsize
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise ReplayError(f"{path} has been deleted since the replay was opened") from None
-        try:
-            for first in range(0, len(parts), _BUFFERS_PER_READ):
-                some = parts[first : first + _BUFFERS_PER_READ]
-                size = sum(part.nbytes for part in some)
-                if os.preadv(file, some, offset) != size:
-                    raise ReplayError(f"{path} has been cut since the replay was opened")
-                offset += size
-        finally:
-            os.close(file)
+        episode_files.read_into(self.directory / episode.file, start * self.dtype.itemsize, parts)
 
     def _need_writable(self, what: str) -> None:
         if not self._writable:
@@ -538,107 +423,6 @@ def _pieces(line: Sequence[Episode], first_rows: NDArray[np.int64], start: int, 
         pieces.append(Piece(line[i], begin, count))
         start, length, i = start + count, length - count, i + 1
     return pieces
-
-
-def _check_finite(name: str, value: Any, stored: NDArray[Any]) -> None:
-    if stored.dtype.kind == "f" and not np.isfinite(stored).all():
-        raise ReplayError(f"its {name} is {np.asarray(value).tolist()}, and not finite as float32 takes it; not kept")
-
-
-def _read_spec(directory: Path) -> np.dtype:
-    """Returns the dtype of the record that `spec.json` describes."""
-    try:
-        spec = json.loads((directory / "spec.json").read_text())
-        form = spec["format"]
-        dtype = np.dtype([(field["name"], field["dtype"], tuple(field["shape"])) for field in spec["fields"]])
-        if form == FORMAT:
-            _check_fields(dtype)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ReplayError(f"{directory} holds no replay: there is no spec.json in it") from None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ReplayError(
-            f"{directory / 'spec.json'} cannot be read: {type(error).__name__}: {one_line(error)}"
-        ) from None
-    if form != FORMAT:
-        raise ReplayError(f"{directory} is a replay of format {form}, this version reads format {FORMAT}")
-    return dtype
-
-
-def _check_fields(dtype: np.dtype) -> None:
-    """Raises a ValueError where a field is missing, or of another type or number of axes than `record_dtype` has."""
-    for name, expected, axes in _FIELDS:
-        if name not in (dtype.names or ()):
-            raise ValueError(f"there is no {name}")
-        if dtype[name].base != np.dtype(expected) or len(dtype[name].shape) != axes:
-            raise ValueError(f"{name} is {dtype[name]}")
-
-
-def _check_same_record(directory: Path, found: np.dtype, wanted: np.dtype) -> None:
-    if found == wanted:
-        return
-    for name in dict.fromkeys((*(found.names or ()), *(wanted.names or ()))):
-        there, here = (str(d[name]) if name in (d.names or ()) else "nothing" for d in (found, wanted))
-        if there != here:
-            raise ReplayError(f"{directory} holds another replay: its {name} is {there}, this run stores {here}")
-    raise ReplayError(f"{directory} holds another replay: its fields are in another order")
-
-
-def damage(directory: Path, index: Mapping[str, Any]) -> str | None:
-    """Returns the first defect of the files that hold the episodes of an `index()`, or None; reads all of them.
-
-    A file may be missing, cut, or have another content than what was recorded.
-    """
-    episodes = [Episode(*episode) for episode in (*index["finished"], *index["running"])]
-    if not episodes:
-        return None
-    try:
-        size = _read_spec(directory).itemsize
-    except ReplayError as error:
-        return one_line(error)
-    checksums = {episode: checksum for episode, checksum in index.get("checksums", ())}
-    for episode in episodes:
-        if defect := _cut(directory, [episode], size):
-            return defect
-        if checksums.get(episode.id, now := _checksum(directory, episode, size)) != now:
-            return f"{directory / episode.file} has another content than what was recorded (by its checksum)"
-    return None
-
-
-def _cut(directory: Path, episodes: Iterable[Episode], record_bytes: int) -> str | None:
-    for episode in episodes:
-        if (rows := _rows(directory / episode.file, record_bytes)) < episode.length:
-            return f"{directory}: {episode.file} has {rows} steps, the checkpoint's replay had {episode.length}"
-    return None
-
-
-def _checksum(directory: Path, episode: Episode, record_bytes: int) -> int:
-    """Returns the checksum of an episode's rows, read in pieces of about a megabyte."""
-    checksum, left = 0, episode.length * record_bytes
-    with (directory / episode.file).open("rb") as file:
-        while left and (data := file.read(min(left, 2**20))):
-            checksum, left = disk.checksum(data, checksum), left - len(data)
-    return checksum
-
-
-def _files(directory: Path) -> list[Episode]:
-    """Returns the episodes whose files are in the folder, the oldest first, with length 0 (unknown)."""
-    matches = (_EPISODE_FILE.fullmatch(entry) for entry in os.listdir(directory))
-    return sorted(Episode(int(match[1]), int(match[2]), 0) for match in matches if match)
-
-
-def _rows(path: Path, record_bytes: int) -> int:
-    """Returns the number of whole records in a file; 0 if the file is missing."""
-    try:
-        return path.stat().st_size // record_bytes
-    except FileNotFoundError:
-        return 0
-
-
-def _write_at(file: int, data: bytes, offset: int) -> None:
-    """Writes all of `data`. A full disk first causes a short write, and an OSError with the next one."""
-    while data:
-        written = os.pwrite(file, data, offset)
-        data, offset = data[written:], offset + written
 
 
 def _bytes_of(array: NDArray[Any]) -> list[memoryview]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from denoised_mdp.config import Config
 from denoised_mdp.config import schema as settings
-from denoised_mdp.config.schema import Custom
+from denoised_mdp.config.sections import Custom
 
 FILE = "sources.json"
 VIDEOS, CONSTRUCTOR = "noise.source", "env.constructor"

@@ -19,11 +19,11 @@ from denoised_mdp.analysis import visualize
 from denoised_mdp.config import Config
 from denoised_mdp.envs import AnyEnv, Step
 from denoised_mdp.errors import UserError
-from denoised_mdp.runs import checkpoint
+from denoised_mdp.runs import checkpoint, episode_files
 from denoised_mdp.runs.device_replay import SHARE, DeviceReplay, rows_needed
 from denoised_mdp.runs.evaluation import rollout, summary, training_envs
 from denoised_mdp.runs.logger import Logger
-from denoised_mdp.runs.replay import Batch, Replay, damage
+from denoised_mdp.runs.replay import Batch, Replay
 from denoised_mdp.training.devices import Devices
 from denoised_mdp.training.learner import WATCHED, AgentSnapshot, Keys
 from denoised_mdp.training.prefill import HOLD, PREFILLS
@@ -55,7 +55,7 @@ def defect(path: Path) -> str | None:
         return found
     run_dir, progress = path.parent.parent, checkpoint.load_progress(path)
     own = "envs" in progress or "env" in progress  # the replay of a run that collects is its own
-    return damage(run_dir / "replay", progress["replay"]) if own else None
+    return episode_files.damage(run_dir / "replay", progress["replay"]) if own else None
 
 
 class Run:

@@ -16,7 +16,8 @@ import jax
 from jax.extend import core
 
 from denoised_mdp.agent.critic import VALUES
-from denoised_mdp.config.schema import Config, DenoisedModel, DynamicsPolicy, Train
+from denoised_mdp.config import Config
+from denoised_mdp.config.sections import DenoisedModel, DynamicsPolicy, Train
 from denoised_mdp.model.nets import CONV_DECODER, CONV_ENCODER, LAST, PATCHES
 
 FORWARD, TO_WEIGHTS, TO_INPUTS = 1, 1, 1  # each pass has as many products as the first

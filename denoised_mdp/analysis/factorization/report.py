@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from denoised_mdp.config.sections import NOISE_NAMES
 from denoised_mdp.envs import FACTOR_KINDS
 
 matplotlib.use("agg")
@@ -28,7 +29,12 @@ HEADLINE = {
     "noise_in_x": "noise leaked into x",
     "signal_outside_x": "signal stranded outside x",
 }
-MOVES = {"all": "everything moves", "x": "only x moves", "noise": "only y and z move", "nothing": "nothing moves"}
+MOVES = {
+    "all": "everything moves",
+    "x": "only x moves",
+    "noise": f"only {' and '.join(NOISE_NAMES)} move",
+    "nothing": "nothing moves",
+}
 PLACES = {"on_robot": "on the robot", "off_robot": "off the robot"}
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 import dm_env
 import mujoco
@@ -28,7 +26,7 @@ from denoised_mdp.envs.render.backend import Backend
 from denoised_mdp.envs.robodesk import scene
 from denoised_mdp.envs.robodesk.stage import Stage
 from denoised_mdp.envs.robodesk.tasks import BLOCKS, TASKS, TELEVISION, Desk, Earnings, Reward
-from denoised_mdp.envs.world import FactorKind, Picture, stream
+from denoised_mdp.envs.world import FactorKind, Picture, RandomWorld, stream
 
 # At many steps the goal of the hand is out of the arm's reach, and the hand goes as far as it can: no warning.
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Failed to converge"))
@@ -61,7 +59,7 @@ _CUT = 38.84 / 180  # share of the picture that is cut off at the top; the rest 
 _MOVING_HEADLIGHT = (0.225, 0.9, 0.9)  # ambient, diffuse, specular while the lights move; brighter than usual
 
 
-class RoboDesk:
+class RoboDesk(RandomWorld):
     """The World of one task. Distractors change it through `stage`.
 
     Rewards and the readings of the buttons are computed at each control step; the look of the scene is updated only for
@@ -175,18 +173,6 @@ class RoboDesk:
         """Returns a mask of the arm with its hand."""
         self._dress()
         return np.isin(self._renderer.render(geoms=True).geoms, self._robot)
-
-    def seed(self, seed: np.random.SeedSequence) -> None:
-        self._rng = np.random.default_rng(stream(seed, "world"))
-
-    def seed_noise(self, seed: np.random.SeedSequence) -> None:
-        """Does nothing: this World itself has no noise."""
-
-    def state(self) -> dict[str, Any]:
-        return {"random": self._rng.bit_generator.state}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        self._rng.bit_generator.state = state["random"]
 
     def close(self) -> None:
         self._hand.free()
