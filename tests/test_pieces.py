@@ -21,7 +21,7 @@ from denoised_mdp.model.distributions import ClippedNormal, Normal
 from denoised_mdp.model.latent import Factor
 from denoised_mdp.model.nets import GRU, MLP, Activation, RMSNorm, Style
 from denoised_mdp.model.optimizer import Adam
-from denoised_mdp.model.world_model import one_in
+from denoised_mdp.model.reconstruction import one_in
 from denoised_mdp.training.prefill import LONGEST, PREFILLS
 
 Q = Normal(jnp.array([[0.3, -1.0], [0.1, 0.0]]), jnp.array([[0.5, 0.8], [1.0, 1.1]]))

@@ -90,10 +90,11 @@ def test_small_tia_is_as_large_as_small_xy():
     assert abs(tia - xy) < 0.01 * xy
 
 
-def test_loss_is_its_formula(model, batch, noise):
+@pytest.mark.parametrize("decode_every", [1, 2])
+def test_loss_is_its_formula(decode_every, model, batch, noise):
     @jax.jit
     def compute(model):
-        found = model_loss(model, batch, noise, WEIGHTS, as_it_is)
+        found = model_loss(model, batch, noise, WEIGHTS._replace(decode_every=decode_every), as_it_is)
         _, (s, _, _) = found
         _, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
         decoders = (model.mixer.decoder_x(s.x.features), model.mixer.decoder_y(s.y.features))
@@ -109,6 +110,7 @@ def test_loss_is_its_formula(model, batch, noise):
     mask = 1 / (1 + np.exp(-(said @ kernel + bias)))
     picture = mask * of_x[..., :3] + (1 - mask) * of_y[..., :3]
     target = batch.observation / 255 - 0.5
+    decoded = np.add.outer(*map(np.arange, batch.reward.shape)) % decode_every == 0
 
     def nll(error):
         return 0.5 * error**2 + 0.5 * np.log(2 * np.pi)
@@ -116,8 +118,8 @@ def test_loss_is_its_formula(model, batch, noise):
     kl_x, kl_y = numpy_kl(q.x, p.x), numpy_kl(q.y, p.y)
     goes_on = 1 / (1 + np.exp(-go_on))
     terms = {
-        "observation_loss": nll(target - picture).sum((-3, -2, -1)),
-        "distractor_observation_loss": nll(target - alone).sum((-3, -2, -1)),
+        "observation_loss": nll(target - picture).sum((-3, -2, -1))[decoded],
+        "distractor_observation_loss": nll(target - alone).sum((-3, -2, -1))[decoded],
         "reward_loss": nll(batch.reward - reward),
         "adversary_loss": nll(batch.reward - adversary),
         "kl_x_loss": np.maximum(kl_x, WEIGHTS.free_nats.x),

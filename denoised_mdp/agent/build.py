@@ -88,6 +88,7 @@ def model_learner(model: Model) -> ModelLearner:
             normalize_reward=model.normalize_reward,
             lambda_radv=model.lambda_radv,
             lambda_os=model.lambda_os,
+            decode_every=model.decode_every,
         )
         adversary = Adam(model.dissociation_learning_rate, epsilon=model.adam_epsilon, clip_norm=model.clip_norm)
         return tia.TIALearner(objective, optimizer, adversary, model.dissociation_steps)

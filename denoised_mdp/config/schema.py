@@ -113,7 +113,7 @@ def _misfits(config: Config) -> Iterator[str]:
         yield f"{widths}: model=tia has {' and '.join(TIA_PARTS)}, and no {' or '.join(others)}"
     if isinstance(model, DenoisedModel) and (model.beta_free_nats_x or 0) > model.beta_x:
         yield f"model.beta_free_nats_x={model.beta_free_nats_x}: must not exceed model.beta_x={model.beta_x}"
-    if isinstance(model, DenoisedModel) and train.batch_size % model.decode_every:
+    if train.batch_size % model.decode_every:
         yield f"model.decode_every={model.decode_every}: must divide train.batch_size={train.batch_size}"
     if isinstance(config.policy, DynamicsPolicy):
         burn_in, every = config.policy.burn_in, config.policy.start_every

@@ -214,6 +214,7 @@ class WorldModel(Parts):
     learning_rate: Positive
     learning_rate_warmup: Count = 0  # updates over which the learning rate rises from 0
     adam_epsilon: Positive
+    decode_every: Size = 1  # an update decodes every n-th picture; 1 is the paper's
     clip_norm: Positive  # of the gradient, over all parameters that learn together
 
 
@@ -227,7 +228,6 @@ class DenoisedModel(WorldModel):
     beta_z: Fraction
     free_nats_z: NotNegative
     reward_y_penalty: NotNegative = 0.0  # weight of r_y^2 against the reward's error, so that x explains it first
-    decode_every: Size = 1  # an update decodes every n-th picture; 1 is the paper's
     beta_free_nats_x: Unit | None  # the share of beta_x whose KL has free nats; None: all of it
     z_prior_uses_y: bool
 

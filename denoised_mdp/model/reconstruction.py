@@ -9,13 +9,16 @@ Shapes: L = latent features, H W = image.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from denoised_mdp.model.chunks import mean_over_parts
 from denoised_mdp.model.distributions import Array
+
+Rows = TypeVar("Rows")
 
 PICTURES_AT_A_TIME = 256  # on a CPU
 
@@ -23,6 +26,18 @@ PICTURES_AT_A_TIME = 256  # on a CPU
 def pixels(observation: Array) -> jax.Array:
     """uint8 in 0..255 -> float in -0.5..0.5, the units of encoder and decoder."""
     return jnp.asarray(observation, jnp.float32) / 255 - 0.5
+
+
+def one_in(rows: Rows, every: int) -> Rows:
+    """Returns the rows [N, ...] on each `every`-th diagonal of arrays [T, B, ...]; with 1 the arrays unchanged.
+
+    All sequences are drawn alike, and each time step is chosen in the same share of them if `every` divides B.
+    """
+    if every == 1:
+        return rows
+    time, batch = jax.tree.leaves(rows)[0].shape[:2]
+    chosen = np.flatnonzero(np.add.outer(np.arange(time), np.arange(batch)) % every == 0)
+    return jax.tree.map(lambda v: v.reshape(time * batch, *v.shape[2:])[chosen], rows)
 
 
 @jax.custom_vjp

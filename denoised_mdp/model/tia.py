@@ -30,7 +30,7 @@ from denoised_mdp.model.latent import Factor, Latent, by_name, standard_normals,
 from denoised_mdp.model.nets import MLP, PLAIN, Linear, Style, gaussian
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch
-from denoised_mdp.model.reconstruction import pixels
+from denoised_mdp.model.reconstruction import one_in, pixels
 from denoised_mdp.model.reward import importance
 from denoised_mdp.model.transition import Posterior, Prior, scan
 
@@ -220,6 +220,7 @@ class Objective(NamedTuple):
     lambda_radv: float  # on the adversary's log-likelihood
     lambda_os: float  # on the distractor's own picture
     balance: Balance = Balance()  # of each KL, between its prior and its posterior
+    decode_every: int = 1  # an update decodes one picture in this many; 1 is TIA's
     normalize_reward: bool = False  # divides reward_weight by the variance of the batch's rewards
 
 
@@ -245,16 +246,21 @@ def model_loss(
     One sum holds both, because the terms of one do not depend on the other. No gradient reaches the adversary, which
     `fit` trains on the latents of this batch.
 
+    One picture in `decode_every` is decoded, as in `world_model.model_loss`.
+
     noise: standard normals [T, B, S]. Returns the loss; the filtered latents [T, B], the result of `fit`, and metrics.
     """
     o = objective
     s, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
     kl_x, kl_y = q.x.kl(p.x), q.y.kl(p.y)  # each [T, B]
     clipped_x, clipped_y = o.balance.kl(q.x, p.x, o.free_nats.x), o.balance.kl(q.y, p.y, o.free_nats.y)
-    picture = pixels(batch.observation)
-    error = picture - model.decode(s)
+    decoded, observation = one_in((s, jnp.asarray(batch.observation)), o.decode_every)
+    picture = pixels(observation)
+    error = picture - model.decode(decoded)
     nll_observation = jnp.sum(_nll(error), axis=(-3, -2, -1))
-    nll_distractor = jnp.sum(_nll(picture - model.distractor.decoder(s.y.features)), axis=(-3, -2, -1))
+    nll_distractor = jnp.sum(_nll(picture - model.distractor.decoder(decoded.y.features)), axis=(-3, -2, -1))
+    if o.decode_every > 1:  # not of [T, B], but their means are those of [T, B] in expectation
+        nll_observation, nll_distractor = jnp.mean(nll_observation), jnp.mean(nll_distractor)
     nll_reward = _nll(batch.reward - model.x_reward(s.x))
     fitted = jax.lax.stop_gradient(fit(*jax.lax.stop_gradient((model.adversary, s.y.features)), batch.reward))
     nll_adversary = adversary_nll(fitted[0], s.y.features, batch.reward)

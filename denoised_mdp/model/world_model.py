@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
@@ -24,7 +23,7 @@ from denoised_mdp.model.latent import NOISE_PARTS, Factor, Latent, features
 from denoised_mdp.model.nets import MLP, PLAIN, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch
-from denoised_mdp.model.reconstruction import pixels, squared_error
+from denoised_mdp.model.reconstruction import one_in, pixels, squared_error
 from denoised_mdp.model.reward import importance
 from denoised_mdp.model.transition import Evidence, Transition
 
@@ -150,21 +149,6 @@ def model_loss(
         metrics["continue_loss"] = nll_continue
     metrics = {"loss": loss} | metrics
     return jnp.mean(loss), (s, jax.tree.map(jnp.mean, metrics))
-
-
-Rows = TypeVar("Rows")
-
-
-def one_in(rows: Rows, every: int) -> Rows:
-    """Returns the rows [N, ...] on each `every`-th diagonal of arrays [T, B, ...]; with 1 the arrays unchanged.
-
-    All sequences are drawn alike, and each time step is chosen in the same share of them if `every` divides B.
-    """
-    if every == 1:
-        return rows
-    time, batch = jax.tree.leaves(rows)[0].shape[:2]
-    chosen = np.flatnonzero(np.add.outer(np.arange(time), np.arange(batch)) % every == 0)
-    return jax.tree.map(lambda v: v.reshape(time * batch, *v.shape[2:])[chosen], rows)
 
 
 @dataclass(frozen=True)
