@@ -105,9 +105,9 @@ def test_a_config_that_says_otherwise_is_told(golden, name, value, message):
         ("value_model.net.module.6.weight", None, "value_model.net.module.6.weight is missing"),
         ("encoder_model.net.module.4.bias", None, "encoder_model.net.module.4.bias is missing"),
         ("encoder_model.net.module.4.bias", (9,), r"encoder_model.net.module.4.bias is \(9,\), not \(8,\)"),
-        ("observation_model.fc1.weight", (24,), r"observation_model.fc1.weight is \(24,\), not of 2 axes"),
+        ("observation_model.fc1.weight", (24,), r"observation_model.fc1.weight is \(24,\), but should have 2 axes"),
         ("encoder_model.net.module.13.weight", (2, 2), "should be number 9 for 64 pixels or 11 for 96 pixels, not 13"),
-        ("transition_model.w_rnn.bias_hh", (3,), "transition_model.w_rnn.bias_hh is not of this model"),
+        ("transition_model.w_rnn.bias_hh", (3,), "transition_model.w_rnn.bias_hh does not belong to this model"),
     ],
 )
 def test_what_does_not_fit_is_named(golden, name, shape, message):
@@ -220,7 +220,7 @@ def test_a_checkpoint_of_the_reference_is_read(golden, tmp_path):
         np.testing.assert_array_equal(source.weights[name], array)
 
     torch.save(saved["world_model"], path)
-    with pytest.raises(UserError, match="is no checkpoint of the reference"):
+    with pytest.raises(UserError, match="is not a checkpoint of the reference"):
         weights.read(path)
     path.write_text("hello")
     with pytest.raises(UserError, match="cannot be read"):

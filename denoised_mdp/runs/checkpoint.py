@@ -76,21 +76,23 @@ def all_of(run_dir: Path) -> list[Path]:
 
 def latest(run_dir: Path) -> Path | None:
     """Returns the newest complete checkpoint of a run, or None."""
-    found = all_of(run_dir)
-    return found[-1] if found else None
+    checkpoints = all_of(run_dir)
+    return checkpoints[-1] if checkpoints else None
 
 
 def latest_sound(run_dir: Path) -> Path | None:
     """Returns the newest undamaged checkpoint; if all are damaged, the newest; None if there is none."""
-    found = all_of(run_dir)
-    return next((path for path in reversed(found) if damage(path) is None), found[-1] if found else None)
+    checkpoints = all_of(run_dir)
+    return next(
+        (path for path in reversed(checkpoints) if damage(path) is None), checkpoints[-1] if checkpoints else None
+    )
 
 
 def damage(path: Path) -> str | None:
     """Returns the defect of a checkpoint's files, or None. It does not read all of their content."""
     try:
         if "env_step" not in load_progress(path):
-            return "progress.json lacks the env step"
+            return "progress.json has no env_step"
         with safe_open(path / "state.safetensors", "numpy"):
             return None
     except (UserError, OSError, SafetensorError) as error:
@@ -99,11 +101,11 @@ def damage(path: Path) -> str | None:
 
 def set_aside_damaged(run_dir: Path) -> None:
     """Renames damaged checkpoints that are newer than the newest sound one, with a warning."""
-    good = latest_sound(run_dir)
+    sound = latest_sound(run_dir)
     for path in all_of(run_dir):
-        if good is not None and path > good:
+        if sound is not None and path > sound:
             aside = path.with_name(f"damaged-{path.name}")
-            _log.warning("%s: %s; the run goes on from env step %d", path, damage(path), int(good.name))
+            _log.warning("%s: %s; the run resumes from env step %d", path, damage(path), int(sound.name))
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
 
@@ -118,10 +120,10 @@ def load_progress(path: Path) -> dict[str, Any]:
     try:
         progress = json.loads(file.read_text())
         if not isinstance(progress, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{file} cannot be read: {one_line(error)}; without {path} the run goes on from the one before"
+            f"{file} cannot be read: {one_line(error)}; without {path} the run resumes from the checkpoint before"
         ) from error
     return progress
 
@@ -137,17 +139,17 @@ def load_state(path: Path, like: Tree) -> Tree:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    wanted = _by_name(like)
-    wrong = [f"missing {name}" for name in wanted.keys() - saved.keys()]
-    wrong += [f"unexpected {name}" for name in saved.keys() - wanted.keys()]
-    wrong += [
-        f"{name} is {saved[name].shape}, not {wanted[name].shape}"
-        for name in wanted.keys() & saved.keys()
-        if saved[name].shape != wanted[name].shape
+    expected = _by_name(like)
+    problems = [f"missing {name}" for name in expected.keys() - saved.keys()]
+    problems += [f"unexpected {name}" for name in saved.keys() - expected.keys()]
+    problems += [
+        f"{name} is {saved[name].shape}, not {expected[name].shape}"
+        for name in expected.keys() & saved.keys()
+        if saved[name].shape != expected[name].shape
     ]
-    if wrong:
-        raise UserError(f"{file} does not fit this configuration: {'; '.join(sorted(wrong)[:5])}")
-    return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(saved[name]) for name in wanted])
+    if problems:
+        raise UserError(f"{file} does not fit this configuration: {'; '.join(sorted(problems)[:5])}")
+    return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(saved[name]) for name in expected])
 
 
 def shape(path: Path, name: str) -> tuple[int, ...]:

@@ -162,10 +162,10 @@ class Replay:
         if not (directory / "spec.json").exists() and (directory / "replay" / "spec.json").exists():
             directory = directory / "replay"
         dtype = _read_spec(directory)
-        for name, wanted in (("observation", observation_shape), ("action", (action_size,))):
-            if wanted not in (None, (None,)) and dtype[name].shape != tuple(wanted):
+        for name, needed in (("observation", observation_shape), ("action", (action_size,))):
+            if needed not in (None, (None,)) and dtype[name].shape != tuple(needed):
                 raise ReplayError(
-                    f"{directory}: its {name}s have shape {dtype[name].shape}, this run needs {tuple(wanted)}"
+                    f"{directory}: its {name}s have shape {dtype[name].shape}, this run needs {tuple(needed)}"
                 )
         replay = cls.__new__(cls)
         replay._set_up(directory, dtype, capacity=0, include_running=include_running, writable=False)
@@ -215,7 +215,7 @@ class Replay:
             self._running[stream] = Episode(self._next_id, stream, 0)
             self._next_id += 1
         elif stream not in self._running:
-            raise ValueError(f"stream {stream} of the replay has no episode going on: is_first must come first")
+            raise ValueError(f"stream {stream} of the replay has no running episode: begin one with is_first")
         episode = self._running[stream]
         if stream not in self._open_files:
             path = self.directory / episode.file
@@ -251,7 +251,7 @@ class Replay:
             values |= {"action": action, "reward": step.reward}
         for name in self.factor_names:
             if name not in step.info.get("factors", {}):
-                raise ValueError(f"the replay stores factors that this step lacks: no factor {name} in its info")
+                raise ValueError(f"the replay stores a factor that is missing in this step's info: {name}")
             values[_FACTOR + name] = step.info["factors"][name]
         if np.asarray(step.observation).dtype != np.uint8:
             raise ValueError(f"the replay stores uint8 frames, got {np.asarray(step.observation).dtype}")
@@ -317,8 +317,8 @@ class Replay:
         index = index or {"finished": [], "running": [], "next_id": 0}
         finished = {episode[0]: Episode(*episode) for episode in index["finished"]}
         running = {episode[1]: Episode(*episode) for episode in index["running"]}
-        known = {e.file: e for e in (*finished.values(), *running.values())}
-        for episode in known.values():
+        episodes = {e.file: e for e in (*finished.values(), *running.values())}
+        for episode in episodes.values():
             rows = _rows(self.directory / episode.file, self.dtype.itemsize)
             if rows < episode.length:
                 raise ReplayError(
@@ -327,10 +327,10 @@ class Replay:
         if self._writable:
             self.close()
             self._prepare()
-            for found in _files(self.directory):
-                if found.file not in known:
-                    (self.directory / found.file).unlink()
-            for episode in known.values():
+            for stored in _files(self.directory):
+                if stored.file not in episodes:
+                    (self.directory / stored.file).unlink()
+            for episode in episodes.values():
                 os.truncate(self.directory / episode.file, episode.length * self.dtype.itemsize)
         self._finished, self._running, self._next_id = finished, running, index["next_id"]
 
@@ -342,9 +342,9 @@ class Replay:
         self._need_writable("release")
         oldest = min((episode[0] for episode in (*index["finished"], *index["running"])), default=0)
         held = {episode.id for episode in self.episodes()}
-        for found in _files(self.directory):
-            if found.id < oldest and found.id not in held:
-                (self.directory / found.file).unlink()
+        for stored in _files(self.directory):
+            if stored.id < oldest and stored.id not in held:
+                (self.directory / stored.file).unlink()
 
     def refresh(self) -> None:
         """Reads the folder of a read-only replay again, for the steps written since.
@@ -356,8 +356,8 @@ class Replay:
             raise ValueError(f"{self.directory}: refresh is for a replay that was opened read-only")
         self._finished.clear()
         self._running.clear()
-        for found in _files(self.directory):
-            episode = found._replace(length=_rows(self.directory / found.file, self.dtype.itemsize))
+        for stored in _files(self.directory):
+            episode = stored._replace(length=_rows(self.directory / stored.file, self.dtype.itemsize))
             if previous := self._running.pop(episode.stream, None):  # a later episode of the stream has begun
                 self._finished[previous.id] = previous
             if episode.length:
@@ -458,7 +458,7 @@ class Replay:
             kind = "" if self.include_running else "finished "
             longest = max((episode.length for episode in self.sampled()), default=0)
             raise ReplayError(
-                f"{self.directory}: sequences of {length} steps wanted, the longest {kind}episode has {longest}"
+                f"{self.directory}: no sequence of {length} steps, the longest {kind}episode has {longest}"
             )
         ends = np.cumsum(fits)
         draws = rng.integers(ends[-1], size=updates * batch)
@@ -507,7 +507,7 @@ class Replay:
 
     def _need_writable(self, what: str) -> None:
         if not self._writable:
-            raise ValueError(f"{self.directory} was opened read-only: it takes no {what}")
+            raise ValueError(f"{self.directory} was opened read-only, which excludes {what}")
 
 
 def _rows_of(line: Sequence[Episode]) -> int:
@@ -527,7 +527,7 @@ def _pieces(line: Sequence[Episode], first_rows: NDArray[np.int64], start: int, 
 
 def _check_finite(name: str, value: Any, stored: NDArray[Any]) -> None:
     if stored.dtype.kind == "f" and not np.isfinite(stored).all():
-        raise ReplayError(f"its {name} is {np.asarray(value).tolist()}, and not finite as float32 takes it; not kept")
+        raise ReplayError(f"its {name} is {np.asarray(value).tolist()}, not a finite float32; the step is not stored")
 
 
 def _read_spec(directory: Path) -> np.dtype:
@@ -540,17 +540,19 @@ def _read_spec(directory: Path) -> np.dtype:
     except (ValueError, KeyError, TypeError) as error:
         raise ReplayError(f"{directory / 'spec.json'} cannot be read: {error}") from None
     if spec["format"] != FORMAT:
-        raise ReplayError(f"{directory} is a replay of format {spec['format']}, this version reads format {FORMAT}")
+        raise ReplayError(f"{directory} is a replay of format {spec['format']}, but this version reads format {FORMAT}")
     return dtype
 
 
-def _check_same_record(directory: Path, found: np.dtype, wanted: np.dtype) -> None:
-    if found == wanted:
+def _check_same_record(directory: Path, stored: np.dtype, new: np.dtype) -> None:
+    if stored == new:
         return
-    for name in dict.fromkeys((*(found.names or ()), *(wanted.names or ()))):
-        there, here = (str(d[name]) if name in (d.names or ()) else "nothing" for d in (found, wanted))
-        if there != here:
-            raise ReplayError(f"{directory} holds another replay: its {name} is {there}, this run stores {here}")
+    for name in dict.fromkeys((*(stored.names or ()), *(new.names or ()))):
+        old_field, new_field = (str(d[name]) if name in (d.names or ()) else "nothing" for d in (stored, new))
+        if old_field != new_field:
+            raise ReplayError(
+                f"{directory} holds another replay: its {name} is {old_field}, this run stores {new_field}"
+            )
     raise ReplayError(f"{directory} holds another replay: its fields are in another order")
 
 
