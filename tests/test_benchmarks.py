@@ -18,8 +18,11 @@ A = 6
 
 
 def done_twice(config) -> int:
-    """What is traced without need, and mostly not compiled: the critic's values once more, the gradient of the last of
-    them, which is 0, the slow critic's last, and the gradient of the pictures which the first convolution sees."""
+    """Returns the FLOP that are traced without need, and mostly not compiled.
+
+    These are the critic's values once more, the gradient of the last of them, which is 0, the slow critic's last value,
+    and the gradient of the pictures in the first convolution.
+    """
     policy, model, train = config.policy, config.model, config.train
     starts = -(-train.batch_size * (train.batch_length - policy.burn_in) // policy.start_every)
     bins = 63 if policy.critic == "two_hot" else 0

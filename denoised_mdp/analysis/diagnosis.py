@@ -186,6 +186,11 @@ def verdict(d: Diagnosis, *, free_nats_on_prior: bool = True, y_may_be_rewarded:
 
     free_nats_on_prior: the model's setting. y_may_be_rewarded: whether the reward depends on a noise of the world.
     """
+    faults = _faults_of_model(d, free_nats_on_prior, y_may_be_rewarded) + _faults_of_policy(d)
+    return faults or ["there is no fault"]
+
+
+def _faults_of_model(d: Diagnosis, free_nats_on_prior: bool, y_may_be_rewarded: bool) -> list[str]:
     faults = []
     if d.reward_stddev < 1e-4:
         faults.append("the reward hardly varies in these episodes: they teach nothing yet")
@@ -208,6 +213,11 @@ def verdict(d: Diagnosis, *, free_nats_on_prior: bool = True, y_may_be_rewarded:
         faults.append(
             f"y predicts a constant part of the reward ({d.y_reward_mean:+.3f} per step, of {d.reward_mean:.3f})"
         )
+    return faults
+
+
+def _faults_of_policy(d: Diagnosis) -> list[str]:
+    faults = []
     scale = max(abs(d.return_mean), 1e-6)
     if (error := (d.value_mean - d.return_mean) / scale) > 0.3:
         faults.append(f"the critic overestimates by {error:.0%}")
@@ -225,7 +235,7 @@ def verdict(d: Diagnosis, *, free_nats_on_prior: bool = True, y_may_be_rewarded:
         faults.append("the policy takes the same action in all states")
     elif d.entropy < -3:
         faults.append(f"the policy is deterministic ({d.entropy:.1f} nats per dimension), and explores by noise alone")
-    return faults or ["there is no fault"]
+    return faults
 
 
 def draw(d: Diagnosis, traces: Traces, sentences: Sequence[str], title: str) -> Figure:

@@ -417,7 +417,13 @@ class Config(Settings):
 
 
 def _misfits(config: Config) -> Iterator[str]:
-    model, train, replay = config.model, config.train, config.replay
+    yield from _misfits_of_model(config.model)
+    yield from _misfits_of_updates(config)
+    yield from _misfits_of_collecting(config)
+    yield from _misfits_of_lengths(config)
+
+
+def _misfits_of_model(model: DenoisedModel | TIAModel) -> Iterator[str]:
     for name, part in ((name, getattr(model, name)) for name in get_args(PartName)):
         if name == "x" and not (part.belief and part.state):
             yield (
@@ -433,6 +439,10 @@ def _misfits(config: Config) -> Iterator[str]:
         yield f"model.y.belief={model.y.belief} model.z.belief={model.z.belief}: model=tia has x and y, and no z"
     if isinstance(model, DenoisedModel) and (model.beta_free_nats_x or 0) > model.beta_x:
         yield f"model.beta_free_nats_x={model.beta_free_nats_x}: must not exceed model.beta_x={model.beta_x}"
+
+
+def _misfits_of_updates(config: Config) -> Iterator[str]:
+    model, train = config.model, config.train
     if isinstance(model, DenoisedModel) and train.batch_size % model.decode_every:
         yield f"model.decode_every={model.decode_every}: must divide train.batch_size={train.batch_size}"
     if isinstance(config.policy, DynamicsPolicy):
@@ -444,6 +454,10 @@ def _misfits(config: Config) -> Iterator[str]:
                 f"policy.start_every={every}: must not exceed {states}, the states of a batch that imagination can "
                 "start from (train.batch_size x train.batch_length, without policy.burn_in rows)"
             )
+
+
+def _misfits_of_collecting(config: Config) -> Iterator[str]:
+    train, replay = config.train, config.replay
     if train.prefill >= train.env_steps:
         yield (
             f"train.prefill={train.prefill}: must be below train.env_steps={train.env_steps}, or the agent would not "
@@ -459,6 +473,10 @@ def _misfits(config: Config) -> Iterator[str]:
         yield f"seeds={config.seeds}: impossible with distributed=true, which takes one seed"
     if replay.device and config.distributed:
         yield "replay.device=true: impossible with distributed=true, where each process reads its share from the disk"
+
+
+def _misfits_of_lengths(config: Config) -> Iterator[str]:
+    train, replay = config.train, config.replay
     if replay.capacity < train.batch_length:
         yield f"replay.capacity={replay.capacity}: must be at least train.batch_length={train.batch_length}"
     if train.every < config.env.action_repeat:
@@ -518,11 +536,8 @@ def explain(error: ValidationError, known: list[str]) -> str:
     lines: list[str] = []
     reported = set()
     for finding in error.errors():
-        place, kind, value = [str(part) for part in finding["loc"]], finding["type"], finding.get("input")
-        chosen = None
-        if len(place) > 1 and place[0] in ("env", "model", "policy"):  # pydantic inserts the name of the chosen one
-            chosen = f"{place[0]}={place.pop(1)}"
-        name = ".".join(place)
+        kind, value = finding["type"], finding.get("input")
+        name, chosen = _place(finding["loc"])
         if kind == "extra_forbidden" and name in known:
             lines.append(f"{name}={value}: is not a setting of {chosen}")
         elif kind == "extra_forbidden":
@@ -546,6 +561,15 @@ def explain(error: ValidationError, known: list[str]) -> str:
             reported.add((str(value), kind))
             lines.append(f"{name}={value}: {finding['msg'].removeprefix('Input ').removeprefix('String ')}")
     return one_line("; ".join(lines))
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[str, str | None]:
+    """Returns the dotted name of a setting, and the choice that it belongs to, as policy=sac, if there is one."""
+    place = [str(part) for part in location]
+    chosen = None
+    if len(place) > 1 and place[0] in ("env", "model", "policy"):  # pydantic inserts the name of the chosen one
+        chosen = f"{place[0]}={place.pop(1)}"
+    return ".".join(place), chosen
 
 
 def save(config: Config, path: Path) -> None:

@@ -195,12 +195,8 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
             raise UserError(f"{name} is {weights[name].shape}, but should have {axes} axes")
         return weights[name].shape
 
-    def last(module: str) -> int:
-        numbers = [name.removeprefix(f"{module}.").split(".")[0] for name in weights if name.startswith(f"{module}.")]
-        return max((int(number) for number in numbers if number.isdigit()), default=0)
-
     def widths(module: str) -> list[int]:
-        return [shape(f"{module}.{i}.weight")[0] for i in range(0, last(module) + 1, 2)][:-1]
+        return [shape(f"{module}.{i}.weight")[0] for i in range(0, _last_layer(weights, module) + 1, 2)][:-1]
 
     part_widths = {}
     for part in PARTS:
@@ -214,7 +210,7 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
     if actions < 1:
         raise UserError(f"the prior of x has {seen_by_x} inputs, too few for its state of {sx} and an action")
     image_sizes = {2 * len(layers) + 1: size for size, layers in CONV_ENCODER.items()}
-    linear = last(ENCODER)
+    linear = _last_layer(weights, ENCODER)
     if linear not in image_sizes:
         layer_numbers = " or ".join(f"{number} for {size} pixels" for number, size in image_sizes.items())
         raise UserError(f"the last layer of {ENCODER} should be number {layer_numbers}, not {linear}")
@@ -242,6 +238,11 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
         seen_by_z = shape("transition_model.z_state_action_x_pre_rnn.module.0.weight")[1]
         settings["model.z_prior_uses_y"] = seen_by_z != hx + sx + sz + actions
     return actions, settings
+
+
+def _last_layer(weights: Arrays, module: str) -> int:
+    numbers = [name.removeprefix(f"{module}.").split(".")[0] for name in weights if name.startswith(f"{module}.")]
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 def overrides(settings: Mapping[str, Any]) -> list[str]:
