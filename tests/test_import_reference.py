@@ -156,7 +156,7 @@ def test_actions_that_do_not_fit_the_task_are_noted(tmp_path, capsys):
     import_reference.import_weights(GOLDEN, settings)
     told = capsys.readouterr()
     assert "x 6+4, y 5+3, z 4+2; 64 pixels, 3 actions" in told.out
-    assert "env.task=cartpole_balance takes 1 actions, these weights have 3" in told.err
+    assert "env.task=cartpole_balance takes 1 actions, but these weights have 3" in told.err
     assert checkpoint.latest(tmp_path / "run") is not None
 
 
@@ -164,9 +164,9 @@ def test_actions_that_do_not_fit_the_task_are_noted(tmp_path, capsys):
     ("settings", "message"),
     [
         (["env.task=walker_walk"], "run_dir=... is missing"),
-        (["run_dir=RUN", "model.x.belief=6"], "model.x.belief is not to be set: in this file it is 6"),
-        (["run_dir=RUN", "model.alpha=2"], "model.alpha is not to be set: in this file it is 1.0"),
-        (["run_dir=RUN", "model=xy"], "model is not to be set: in this file it is xyz"),
+        (["run_dir=RUN", "model.x.belief=6"], "model.x.belief cannot be set: in this file it is 6"),
+        (["run_dir=RUN", "model.alpha=2"], "model.alpha cannot be set: in this file it is 1.0"),
+        (["run_dir=RUN", "model=xy"], "model cannot be set: in this file it is xyz"),
         (["run_dir=RUN", "evn.task=walker_walk"], "there is no such setting; did you mean env.task"),
         (["run_dir=RUN", "env.task=walker_wlak"], "did you mean walker_walk"),
     ],

@@ -1,4 +1,4 @@
-"""Measures how well a trained model tells signal from noise."""
+"""Measures how well a trained model separates signal from noise."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from denoised_mdp.config.schema import Config, Place, Size
 
 
 class Options(cli.RunOptions):
-    """What each latent part knows of the truth, in held-out episodes: factorization.json, .md and .png in the run."""
+    """Measures the true factors in each latent part, in held-out episodes; writes factorization.json, .md and .png."""
 
     data: Place | None = Field(
-        None, description="a file of recorded episodes, written if it is not there: give several models the same one"
+        None, description="a file of recorded episodes, the same for several models; written if it is missing"
     )
     repeats: Annotated[int, Field(ge=2)] = Field(2, description="episodes to record of each policy in each environment")
     policies: Annotated[list[Place], Field(min_length=1)] = Field(
         ["uniform", "bang_bang", "self"],
-        description="who acts while recording: uniform, bang_bang, self, or folders of other runs",
+        description="policies for the recording: uniform, bang_bang, self, or folders of other runs",
     )
     clips: Size = Field(4, description="environments to record in, each with its own video and start")
-    physics: Annotated[int, Field(ge=2)] = Field(4, description="clean pairs: how many episodes are seen again")
-    noises: Annotated[int, Field(ge=2)] = Field(2, description="clean pairs: under how many noises each")
+    physics: Annotated[int, Field(ge=2)] = Field(4, description="clean pairs: number of episodes to repeat")
+    noises: Annotated[int, Field(ge=2)] = Field(2, description="clean pairs: number of noises for each episode")
     out: Place | None = Field(None, description="the folder to write to; default: the run's")
 
 

@@ -53,7 +53,7 @@ def check_same_world(config: Config, source: Path) -> None:
 
 
 def main(*configs: Config) -> None:
-    """Starts the run in `config.run_dir`, or goes on with it; several seeds together."""
+    """Starts or resumes the run in `config.run_dir`; several seeds together."""
     from denoised_mdp.training.loop import train
 
     train(*configs)
