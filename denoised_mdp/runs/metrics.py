@@ -29,7 +29,7 @@ METRICS = {
     "model/observation_mse": "mean squared error of a pixel's channel; black to white is 1",
     "model/reward_loss": "-log p(r|x,y), in nats; 0.919 is a perfect prediction",
     "model/distractor_observation_loss": "-log p(o|y) of the picture that y draws alone, in nats; only with model=tia",
-    "model/adversary_loss": "-log p(r|y) of the adversary after its steps, in nats: high if hidden; only with model=tia",
+    "model/adversary_loss": "-log p(r|y) of the adversary after its steps, nats: high if hidden; only with model=tia",
     "model/continue_loss": "-log p(the episode continues or not|x), in nats; only with model.continue_head=true",
     "model/kl_x": "KL(q(x)||p(x)), in nats, before free nats and weights: the information in x",
     "model/kl_y": "the same for y; 0 without y",
