@@ -214,7 +214,7 @@ def test_run_names():
         (["policy.name=sac"], "policy.tau: .* policy=sac sets it; .*horizon=15: is not a setting of policy=sac"),
         (["size=paper", "policy.start_every=2501"], "policy.start_every=2501: must not exceed 2500, the states"),
         (["env.action_repeat=4", "train.every=3"], "train.every=3: must be at least env.action_repeat=4"),
-        (["size=debug", "train.envs=4"], "train.envs=4: their first episodes end at env step 4000, beyond .*=3000"),
+        (["size=debug", "train.envs=4"], "train.envs=4: their first episodes end at env step 4000, after .*=3000"),
         (["size=paper", "replay.capacity=49"], "replay.capacity=49: must be at least train.batch_length=50"),
     ],
 )

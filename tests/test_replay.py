@@ -423,7 +423,7 @@ def test_folders_that_hold_no_such_replay(tmp_path: Path) -> None:
         ({"observation": np.zeros(SHAPE, np.float32)}, np.zeros(2), "uint8 frames, got float32"),
         ({}, np.zeros(1), r"action has shape \(1,\)"),
         ({}, None, "needs the action"),
-        ({"info": {"factors": {"clip": 0}}}, np.zeros(2), "no factor shift"),
+        ({"info": {"factors": {"clip": 0}}}, np.zeros(2), "missing in this step's info: shift"),
     ],
 )
 def test_a_step_that_does_not_fit_is_refused(
