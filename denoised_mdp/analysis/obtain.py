@@ -37,13 +37,13 @@ def obtain(
     """
     world = {"env": config.env.model_dump(), "noise": config.noise.model_dump()}
     if data is not None and Path(data).exists():
-        episodes = recordings.load(Path(data))
-        refuse_another_world(f"data={data}", episodes.about, world)
-        _, state = load_agent(config, episodes.episodes[0].action.shape[-1], checkpoint)
-        return state, episodes
+        result = recordings.load(Path(data))
+        refuse_another_world(f"data={data}", result.about, world)
+        _, state = load_agent(config, result.episodes[0].action.shape[-1], checkpoint)
+        return state, result
     envs = evaluation_envs(config, episodes=clips, seed=seed)
     agent, state = load_agent(config, envs[0].action_size, checkpoint)
-    episodes = recordings.collect(
+    result = recordings.collect(
         envs,
         {name: policy(name, config, agent, state) for name in policies},
         repeats=repeats,
@@ -54,8 +54,8 @@ def obtain(
         robot=robot,
     )
     if data is not None:
-        recordings.save(episodes, Path(data))
-    return state, episodes
+        recordings.save(result, Path(data))
+    return state, result
 
 
 def policy(name: str, config: Config, agent: Agent, state: TrainState) -> Policy:

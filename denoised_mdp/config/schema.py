@@ -2,7 +2,7 @@
 
 `configs/` holds the numbers and their sources; the classes here hold the types, the ranges and the meanings.
 Code below the training loop takes plain numbers, never these objects. The defaults here serve the files of the first
-runs, which lack these settings.
+runs, which do not contain these settings.
 """
 
 from __future__ import annotations
