@@ -554,10 +554,7 @@ def explain(error: ValidationError, known: list[str]) -> str:
         elif kind in ("model_type", "dict_type"):
             inside = [k for k in known if k.startswith(f"{name}.")]
             lines.append(f"{name}={value}: is a section, with settings such as {', '.join(inside[:2])}")
-        elif (
-            str(value),
-            kind,
-        ) not in reported:  # else the setting takes the wrong value from another one, as model.beta_y from beta
+        elif (str(value), kind) not in reported:  # else from another wrong setting, as model.beta_y from model.beta
             reported.add((str(value), kind))
             lines.append(f"{name}={value}: {finding['msg'].removeprefix('Input ').removeprefix('String ')}")
     return one_line("; ".join(lines))
