@@ -1,4 +1,4 @@
-"""Denoised MDPs (Wang et al., ICML 2022): world models that tell signal from noise.
+"""Denoised MDPs (Wang et al., ICML 2022): world models that separate signal from noise.
 
 config/     the settings of a run and their ranges
 envs/       the world: tasks, noise, rendering, workers

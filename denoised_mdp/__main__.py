@@ -29,10 +29,10 @@ def main() -> None:
 
 
 def _help() -> str:
-    lines = ["Denoised MDPs: world models that tell signal from noise.", "", f"usage: {PROGRAM} COMMAND ...", ""]
+    lines = ["Denoised MDPs: world models that separate signal from noise.", "", f"usage: {PROGRAM} COMMAND ...", ""]
     lines += [f"  {name:<18}{purpose}" for name, purpose in COMMANDS.items()]
     return "\n".join(
-        [*lines, "", f"{PROGRAM} COMMAND --help says what a command takes, --version which release it is."]
+        [*lines, "", f"{PROGRAM} COMMAND --help lists the options of a command, --version prints the release."]
     )
 
 

@@ -18,15 +18,15 @@ def folder(name: str) -> Path:
     """
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        wanted = Path(home) / "denoised-mdp" / name
-        problem = obstacle(wanted)
+        path = Path(home) / "denoised-mdp" / name
+        problem = obstacle(path)
         if problem is None:
-            return wanted
+            return path
     except RuntimeError as error:  # there is no home folder
         problem = str(error)
     instead = _temporary() / name
     instead.mkdir(exist_ok=True)
-    _warn(f"the cache is in {instead} for now: {problem}; XDG_CACHE_HOME says where else it may be")
+    _warn(f"the cache is in {instead} for now: {problem}; XDG_CACHE_HOME can set another folder")
     return instead
 
 

@@ -61,7 +61,7 @@ _JAX_TEXTS = ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "JAX_COORDINATOR_ADD
 _log = logging.getLogger(__name__)
 
 
-class _Told(Exception):
+class _Reported(Exception):
     """An error of a job that has been printed already; its argument is the exit code."""
 
 
@@ -108,9 +108,9 @@ def _one_line_errors(with_traceback: bool) -> Iterator[None]:
     except UserError as error:
         if with_traceback:
             raise
-        _tell(error)
+        _report(error)
         sys.exit(USER_ERROR)
-    except _Told as error:
+    except _Reported as error:
         sys.exit(error.args[0])
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -123,7 +123,7 @@ def _check_jax() -> None:
         try:
             import jax  # noqa: F401
         except ValueError as error:
-            raise UserError(f"jax does not take {', '.join(names)} as they are: {one_line(error)}") from error
+            raise UserError(f"jax rejects {' or '.join(names)}: {one_line(error)}") from error
 
 
 def _hydra(main: Callable[..., None]) -> None:
@@ -136,11 +136,11 @@ def _job(main: Callable[..., None], values: DictConfig) -> None:
     try:
         main(*resolve(values, HydraConfig.get()))
     except UserError as error:
-        _tell(error)
-        raise _Told(USER_ERROR) from error
+        _report(error)
+        raise _Reported(USER_ERROR) from error
     except Exception as error:
         traceback.print_exc()
-        raise _Told(1) from error
+        raise _Reported(1) from error
 
 
 def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -152,10 +152,10 @@ def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.error = refuse
     args = parser.parse_intermixed_args(list(argv))
     if args.multirun and (args.cfg or args.info):
-        raise UserError("--cfg and --info show one run, -m makes several: leave one out")
+        raise UserError("--cfg and --info show one run, but -m makes several: leave one of them out")
     for option in ("config_path", "config_name", "experimental_rerun"):
         if getattr(args, option, None) is not None:
-            raise UserError(f"--{option.replace('_', '-')} is not for this script: settings live in {CONFIGS}")
+            raise UserError(f"--{option.replace('_', '-')} has no use here: the settings are in {CONFIGS}")
     # Hydra parses them again, and would not find overrides between options.
     sys.argv[1:] = [*args.overrides, *(text for text in argv if text not in args.overrides)]
     return args
@@ -169,15 +169,15 @@ def _searchpath(args: argparse.Namespace) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"--config-dir {args.config_dir}: there is no such folder")
     if any(text.startswith(f"{SEARCHPATH}=") for text in args.overrides):
-        raise UserError(f"--config-dir and {SEARCHPATH} both name folders of settings: name all in the second")
+        raise UserError(f"--config-dir and {SEARCHPATH} both name folders of settings: put all of them into the second")
     return [f"{SEARCHPATH}=[{quoted(f'file://{folder}')}]"]
 
 
 def _jobs(overrides: Sequence[str], *, sweep: bool) -> list[list[str]]:
     """Returns the overrides of each job: all combinations of a sweep's values, or the one job."""
-    alternatives, known = [], groups(overrides)
+    alternatives, choices = [], groups(overrides)
     for override in parse_overrides(overrides):
-        check_override(override, known)
+        check_override(override, choices)
         key = override.get_key_element()
         if override.is_sweep_override():
             if not sweep:
@@ -195,7 +195,7 @@ def _refuse_shared_run_dirs(configs: Sequence[Config]) -> None:
     for config in configs:
         if config.run_dir in seen:
             raise UserError(
-                f"run_dir={config.run_dir}: each run of a sweep needs its own; leave it out, or tell them apart "
+                f"run_dir={config.run_dir}: each run of a sweep needs its own; leave it out, or include a setting, "
                 "as in 'run_dir=runs/try-${seed}'"
             )
         seen.add(config.run_dir)
@@ -210,8 +210,8 @@ class RunOptions(Settings):
     """The options of every command about a run."""
 
     run_dir: Place = Field(description="the folder of the run")
-    checkpoint: Text = Field("latest", description="latest, or the env step of one")
-    seed: Count = Field(1841, description="of the environments and of all sampling")
+    checkpoint: Text = Field("latest", description="latest, or the env step of a checkpoint")
+    seed: Count = Field(1841, description="seed of the environments and of all sampling")
 
 
 class RecordingOptions(RunOptions):
@@ -261,37 +261,36 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
         UserError: there is no such run or checkpoint, the run names code that `argv` does not name, or an option is
             unknown or wrong.
     """
-    own = list(options_type.model_fields)
+    option_names = list(options_type.model_fields)
     adjustable = [name for name in settings.names() if name.startswith(ADJUSTABLE)] + [CONSTRUCTOR]
-    given, adjusted = {}, {}
+    values, changes = {}, {}
     for override in parse_overrides(argv):
-        key, plain = override.key_or_group, override.is_add() or override.is_force_add() or override.is_delete()
-        if plain or override.is_sweep_override() or key not in own + adjustable:
-            raise UserError(
-                f"{override.input_line}: there is no such option{did_you_mean(key, own + adjustable)}; see --help"
-            )
+        key, prefixed = override.key_or_group, override.is_add() or override.is_force_add() or override.is_delete()
+        if prefixed or override.is_sweep_override() or key not in option_names + adjustable:
+            advice = did_you_mean(key, option_names + adjustable)
+            raise UserError(f"{override.input_line}: there is no such option{advice}; see --help")
         value = OmegaConf.to_container(OmegaConf.create({"value": override.value()}))
-        (given if key in own else adjusted)[key] = value["value"] if isinstance(value, dict) else None
-    if "run_dir" not in given:
+        (values if key in option_names else changes)[key] = value["value"] if isinstance(value, dict) else None
+    if "run_dir" not in values:
         raise UserError("run_dir=... is missing: the folder of the run")
     try:
-        options = options_type.model_validate(given)
+        options = options_type.model_validate(values)
     except ValidationError as error:
-        raise UserError(settings.explain(error, own)) from None
+        raise UserError(settings.explain(error, option_names)) from None
     if problem := unwritable(Path(getattr(options, "out", None) or options.run_dir)):
         raise UserError(f"the results cannot be written: {problem}")
     folder = Path(options.run_dir)
     config = run_dir.load(folder)
-    if isinstance(config.env, Custom) and CONSTRUCTOR not in adjusted:
+    if isinstance(config.env, Custom) and CONSTRUCTOR not in changes:
         code = config.env.constructor
         option = f"{CONSTRUCTOR}={code}" if re.fullmatch(r"[\w./:-]+", code) else f"'{CONSTRUCTOR}=\"{code}\"'"
-        raise UserError(f"run_dir={folder} names code of its own to run; if you trust it, add {option} to this command")
+        raise UserError(f"run_dir={folder} would run its own code; if you trust it, add {option} to this command")
     tree = config.model_dump()
-    for name, value in adjusted.items():
+    for name, value in changes.items():
         section, key = name.split(".")
         tree[section][key] = value
     config = settings.parse(tree)
-    if "noise.source" not in adjusted and (changed := sources.changed(folder, config)):
+    if "noise.source" not in changes and (changed := sources.changed(folder, config)):
         _log.warning("run_dir=%s: %s", folder, changed)
     return config, run_dir.checkpoint(folder, options.checkpoint), options
 
@@ -301,10 +300,10 @@ def _help(options_type: type[RunOptions]) -> str:
     for name, field in options_type.model_fields.items():
         default = "" if field.is_required() else f" (default {field.default})"
         lines.append(f"  {name:<14}{field.description or ''}{default}")
-    lines += ["", "  render.backend=ray noise.source=DIR ...   the run's own settings of rendering and noise"]
-    lines += ["  env.constructor=FILE.py:FUNCTION          of a run in an environment of yours: the code that may run"]
+    lines += ["", "  render.backend=ray noise.source=DIR ...   changes settings of rendering and noise"]
+    lines += ["  env.constructor=FILE.py:FUNCTION          allows the code of a custom environment to run"]
     return "\n".join(lines)
 
 
-def _tell(error: UserError) -> None:
+def _report(error: UserError) -> None:
     print(f"error: {one_line(error)}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)

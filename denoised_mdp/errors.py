@@ -81,7 +81,7 @@ def unwritable(folder: Path) -> str | None:
     for place in (folder, *folder.absolute().parents):
         if place.exists():
             if not place.is_dir():
-                return f"{place} is no folder"
+                return f"{place} is not a folder"
             return None if os.access(place, os.W_OK | os.X_OK) else f"{place} is read-only"
     return None
 

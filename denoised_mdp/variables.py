@@ -21,10 +21,10 @@ def drop_what_changes_numbers() -> None:
     for name, usual in _IGNORED.items():
         value = os.environ.pop(name, None)
         if value is not None and value.lower() not in usual:
-            _log.warning("%s=%s is ignored: the run's settings alone decide about its numbers", name, value)
+            _log.warning("%s=%s is ignored: only the settings of a run may change its numbers", name, value)
 
 
 def suspects(*beginnings: str) -> str:
-    """Returns "; NAME=value may be why" for the variables whose names begin so, or "" if none is set."""
-    found = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(beginnings)]
-    return f"; {', '.join(found)} may be why" if found else ""
+    """Returns "; the cause may be NAME=value" for variables whose names begin so, or "" if none is set."""
+    settings = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(beginnings)]
+    return f"; the cause may be {' or '.join(settings)}" if settings else ""

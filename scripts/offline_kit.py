@@ -38,11 +38,13 @@ class CannotPack(Exception):
 
 def main() -> None:
     """Writes the archive and prints the lines that unpack and use it."""
-    parser = argparse.ArgumentParser(description="Packs the package and what it needs for a machine without a network.")
+    parser = argparse.ArgumentParser(
+        description="Packs this package and its requirements for a machine without network."
+    )
     parser.add_argument("--python", default="3.12", help="the machine's version of Python (default 3.12)")
     parser.add_argument("--platform", default="x86_64", choices=["x86_64", "aarch64"], help="its processor, with Linux")
-    parser.add_argument("--have", default="", help="packages that it has, as jax,flax,optax,numpy: they are left out")
-    parser.add_argument("--with", dest="extra", default="", help=f"also pack what is optional: {', '.join(ON_REQUEST)}")
+    parser.add_argument("--have", default="", help="packages to leave out, because it has them: jax,flax,optax,numpy")
+    parser.add_argument("--with", dest="extra", default="", help=f"optional packages to add: {', '.join(ON_REQUEST)}")
     parser.add_argument("--out", type=Path, default=Path("kit.tar.xz"), help="the archive (default kit.tar.xz)")
     options = parser.parse_args()
     if not options.out.parent.is_dir():
@@ -53,7 +55,7 @@ def main() -> None:
         parser.exit(2, f"error: {error}\n")
     size = options.out.stat().st_size / 1e6
     print(f"{options.out}: {size:.1f} MB, with {', '.join(names)}")
-    print("there, in a folder of your choice:")
+    print("on that machine, in any folder:")
     print(f"  tar -xJf {options.out.name}")
     print('  export PYTHONPATH="$PWD/denoised-mdp:$PWD/denoised-mdp/site"')
     print("  python3 denoised-mdp/scripts/train.py size=debug")
@@ -121,13 +123,13 @@ def fetch(requirement: str, options: argparse.Namespace, folder: Path) -> Path:
     target = ["--only-binary=:all:", "--implementation", "cp", "--python-version", options.python]
     target += [part for platform in platforms for part in ("--platform", platform)]
     common = ["--no-deps", requirement]
-    found = subprocess.run([*pip, "download", "-d", str(folder), *target, *common], capture_output=True, text=True)
-    if found.returncode:  # pure Python, published as sources only
-        found = subprocess.run([*pip, "wheel", "-w", str(folder), *common], capture_output=True, text=True)
-    made = list(folder.glob("*.whl")) if folder.is_dir() else []
-    if len(made) != 1 or (found.returncode and not made):
+    process = subprocess.run([*pip, "download", "-d", str(folder), *target, *common], capture_output=True, text=True)
+    if process.returncode:  # pure Python, published as sources only
+        process = subprocess.run([*pip, "wheel", "-w", str(folder), *common], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl")) if folder.is_dir() else []
+    if len(wheels) != 1 or (process.returncode and not wheels):
         raise CannotPack(f"{requirement}: no wheel for Python {options.python} on {options.platform}")
-    return made[0]
+    return wheels[0]
 
 
 def _requirements_of(wheel: Path) -> list[Requirement]:

@@ -13,15 +13,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compares parameters, replay, progress and metrics of two runs.")
     parser.add_argument("runs", type=Path, nargs=2)
     parser.add_argument(
-        "--finished-later", action="store_true", help="the second was stopped and gone on with: evaluations at the stop"
+        "--finished-later", action="store_true", help="the second was stopped and resumed; ignore its extra evaluations"
     )
     options = parser.parse_args()
     first, second = (sorted(_folders(run)) for run in options.runs)
-    found = [f"{len(first)} and {len(second)} runs"] if len(first) != len(second) else []
+    problems = [f"{len(first)} and {len(second)} runs"] if len(first) != len(second) else []
     for a, b in zip(first, second, strict=False):
-        found += differences(a, b, finished_later=options.finished_later)
-    print(f"{options.runs[0].name} and {options.runs[1].name}: {'; '.join(found) if found else 'the same'}")
-    raise SystemExit(bool(found))
+        problems += differences(a, b, finished_later=options.finished_later)
+    print(f"{options.runs[0].name} and {options.runs[1].name}: {'; '.join(problems) if problems else 'the same'}")
+    raise SystemExit(bool(problems))
 
 
 def _folders(run: Path) -> Iterator[Path]:
@@ -36,11 +36,11 @@ def differences(first: Path, second: Path, *, finished_later: bool) -> list[str]
         return [f"checkpoints of env steps {int(newest[0].name)} and {int(newest[1].name)}"]
     pairs = {f"checkpoint/{path.name}": (path, newest[1] / path.name) for path in sorted(newest[0].iterdir())}
     pairs |= {f"replay/{path.name}": (path, second / "replay" / path.name) for path in (first / "replay").iterdir()}
-    found = [name for name, (a, b) in pairs.items() if not b.is_file() or a.read_bytes() != b.read_bytes()]
+    problems = [name for name, (a, b) in pairs.items() if not b.is_file() or a.read_bytes() != b.read_bytes()]
     if (metrics := _metrics(first, finished_later)) != (other := _metrics(second, finished_later)):
         wrong = next((i for i, (a, b) in enumerate(zip(metrics, other, strict=False)) if a != b), "the end")
-        found.append(f"metrics.jsonl from its line {wrong} on")
-    return found
+        problems.append(f"metrics.jsonl from its line {wrong} on")
+    return problems
 
 
 def _metrics(run: Path, finished_later: bool) -> list[dict[str, float]]:

@@ -61,7 +61,7 @@ if ! usable; then
     python="$(find_python "${candidates[@]}")"
     version="$(version_of "$python")"
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
-        die "Python $version lacks its venv module: sudo apt install python$version-venv"
+        die "Python $version has no venv module: sudo apt install python$version-venv"
     say "making $venv with $python ($version)"
     "$python" -m venv --clear "$venv"
 fi

@@ -17,7 +17,7 @@ def test_an_agent_has_learned_that_earns_more_than_the_best_of_what_has_not(low,
     said, sentence = Baselines(random=7.6, constant=4.1, untrained=16.0).verdict(low)
     assert said == learned
     assert sentence == (
-        f"it has {'learned' if learned else 'not learned'}: beside it, a random policy 7.6, "
+        f"it has {'learned' if learned else 'not learned'}; for comparison, a random policy 7.6, "
         "the best constant action 4.1, this agent before training 16.0"
     )
 

@@ -18,8 +18,11 @@ A = 6
 
 
 def done_twice(config) -> int:
-    """What is traced without need, and mostly not compiled: the critic's values once more, the gradient of the last of
-    them, which is 0, the slow critic's last, and the gradient of the pictures which the first convolution sees."""
+    """Returns the FLOP that are traced without need, and mostly not compiled.
+
+    These are the critic's values once more, the gradient of the last of them, which is 0, the slow critic's last value,
+    and the gradient of the pictures in the first convolution.
+    """
     policy, model, train = config.policy, config.model, config.train
     starts = -(-train.batch_size * (train.batch_length - policy.burn_in) // policy.start_every)
     bins = 63 if policy.critic == "two_hot" else 0
@@ -71,7 +74,7 @@ def test_loops_and_convolutions_are_counted_as_often_as_they_run():
 
 def test_uncounted_learners_say_so():
     for overrides in (["policy=sac"], ["model=tia"]):
-        with pytest.raises(ValueError, match="has been counted"):
+        with pytest.raises(ValueError, match="is counted only"):
             flops.of_update(compose(overrides), A)
 
 

@@ -65,7 +65,7 @@ def test_a_damaged_newest_one_yields_to_the_one_before(file, tmp_path, caplog):
         assert checkpoint.latest_sound(tmp_path) == first
         checkpoint.set_aside_damaged(tmp_path)
         assert checkpoint.all_of(tmp_path) == [first]
-        assert f"{last}: " in caplog.text and "; the run goes on from env step 5" in caplog.text
+        assert f"{last}: " in caplog.text and "; the run resumes from env step 5" in caplog.text
         last = checkpoint.save(tmp_path, 10, STATE, {"env_step": 10}, keep=2)
     checkpoint.remove(last)
     (first / file).write_bytes(b"")  # nothing to yield to

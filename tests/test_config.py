@@ -191,7 +191,7 @@ def test_run_names():
         (["+model.beta=1"], "settings can be changed, not added or removed; write model.beta="),
         (["++experiment=quickstart"], "not added or removed; write experiment="),
         (["~model.beta"], "not added or removed"),
-        (["model.beta"], "cannot read 'model.beta': settings are written key=value; did you mean model.beta="),
+        (["model.beta"], "cannot read 'model.beta': write a setting as key=value; did you mean model.beta="),
         (["model.beta=[1"], "cannot read 'model.beta=\\[1'"),
         (["model.beta=${nowhere}"], "nowhere"),
         (["hydra/launcher=nowhere"], "nowhere"),
@@ -203,18 +203,18 @@ def test_run_names():
         (["train.batch_length=1"], "train.batch_length=1: should be greater than or equal to 2"),
         (["policy.horizon=1"], "policy.horizon=1: should be greater than or equal to 2"),
         (["policy=sca"], "policy=sca: there is no such choice, only sac, dynamics, sac_walker"),
-        (["policy=sac", "policy.horizon=3"], "^policy.horizon=3: is no setting of policy=sac$"),
-        (["policy.tau=0.1"], "^policy.tau=0.1: is no setting of policy=dynamics$"),
+        (["policy=sac", "policy.horizon=3"], "^policy.horizon=3: is not a setting of policy=sac$"),
+        (["policy.tau=0.1"], "^policy.tau=0.1: is not a setting of policy=dynamics$"),
         (["policy=sac", "policy.tua=0.1"], r"policy.tua=0.1: there is no such setting; did you mean policy.tau\b"),
         (["policy=sac", "policy.tau=0"], "policy.tau=0: should be greater than 0$"),
         (["policy=sac", "policy.clip_norm=0"], "policy.clip_norm=0: should be greater than 0$"),
         (["policy=sac", "policy.target_entropy=1"], "policy.target_entropy=1: should be less than or equal to 0.69$"),
         (["policy.clip_norm=null"], "policy.clip_norm=None: should be a valid number"),
         (["policy.name=ppo"], "^policy.name=ppo: should be one of 'dynamics', 'sac'$"),
-        (["policy.name=sac"], "policy.tau: is missing, policy=sac sets it; .*horizon=15: is no setting of policy=sac"),
-        (["size=paper", "policy.start_every=2501"], "policy.start_every=2501: must not exceed the 2500 states"),
+        (["policy.name=sac"], "policy.tau: .* policy=sac sets it; .*horizon=15: is not a setting of policy=sac"),
+        (["size=paper", "policy.start_every=2501"], "policy.start_every=2501: must not exceed 2500, the states"),
         (["env.action_repeat=4", "train.every=3"], "train.every=3: must be at least env.action_repeat=4"),
-        (["size=debug", "train.envs=4"], "train.envs=4: their first episodes end at env step 4000, beyond .*=3000"),
+        (["size=debug", "train.envs=4"], "train.envs=4: their first episodes end at env step 4000, after .*=3000"),
         (["size=paper", "replay.capacity=49"], "replay.capacity=49: must be at least train.batch_length=50"),
     ],
 )
@@ -410,11 +410,11 @@ def test_a_run_knows_its_videos_by_their_content(tmp_path, monkeypatch, caplog):
     assert caplog.text == ""
     write_images(tmp_path / "moved" / "d", 50)
     with pytest.raises(
-        UserError, match=r"noise.source=moved holds other files than when the run began, .* put them back"
+        UserError, match=r"noise.source=moved holds other files than at the start of the run, .* put them back"
     ):
         run_dir.check(config("moved"))
     cli.parse_run_options(Options, [f"run_dir={tmp_path / 'run'}"])
-    assert "noise.source=moved holds other files than when the run began" in caplog.text
+    assert "noise.source=moved holds other files than at the start of the run" in caplog.text
 
     (tmp_path / "run" / "sources.json").unlink()  # of a run made before there was one
     run_dir.check(config("moved/"))
@@ -448,9 +448,7 @@ def test_a_run_that_was_sent_runs_no_code_of_its_own(place, tmp_path):
     )
     run_dir.claim(values)
     (tmp_path / "run" / "checkpoints" / "000000500").mkdir(parents=True)
-    with pytest.raises(
-        UserError, match=r"names code of its own to run; if you trust it, add .* to this command"
-    ) as caught:
+    with pytest.raises(UserError, match=r"would run its own code; if you trust it, add .* to this command") as caught:
         cli.parse_run_options(Options, [f"run_dir={tmp_path / 'run'}"])
     (option,) = shlex.split(str(caught.value).split(", add ")[1].removesuffix(" to this command"))
     config, _, _ = cli.parse_run_options(Options, [f"run_dir={tmp_path / 'run'}", option])
@@ -486,7 +484,7 @@ def test_the_home_folder_is_the_same_however_it_is_written(text, tmp_path, monke
 @pytest.mark.parametrize("script", ["report.py", "compare.py"])
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("curve.txt", "curve.txt should end with .png or .pdf or .svg"), ("file/a.png", "file is no folder")],
+    [("curve.txt", "curve.txt should end with .png or .pdf or .svg"), ("file/a.png", "file is not a folder")],
 )
 def test_outputs_are_checked_before_the_work(script, out, message, tmp_path):
     (tmp_path / "file").touch()

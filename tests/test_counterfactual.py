@@ -97,9 +97,9 @@ def test_what_a_user_gets_wrong_is_told(episodes):
         swap_rows(model, episodes[0], episodes[1], "yz", KEY)
     with pytest.raises(UserError, match="this model has no z"):
         walk_rows(model, episodes[0], "z", KEY)
-    with pytest.raises(UserError, match="dimensions 0 to 3, not 4"):
+    with pytest.raises(UserError, match="no dimension 4, only 0 to 3"):
         walk_rows(model, episodes[0], "x", KEY, dimensions=[4])
-    with pytest.raises(UserError, match="row 12, the episode has 12 rows"):
+    with pytest.raises(UserError, match="row 12: the episode has 12 rows"):
         walk_rows(model, episodes[0], "x", KEY, at=12)
     with pytest.raises(UserError, match=r"shape \(3,\), not \[T, 2\]"):
         imagine_rows(model, episodes[0], {"plan": np.zeros(3, np.float32)}, 4, KEY)

@@ -42,10 +42,10 @@ def test_curves_are_grouped_by_model_and_their_last_points_reported(tmp_path):
     ("second", "every", "baseline", "message"),
     [
         (["seed=0"], 5000, None, "same model, policy and seed"),
-        (["seed=1", "env.task=walker_walk"], 5000, None, "several worlds"),
+        (["seed=1", "env.task=walker_walk"], 5000, None, "different worlds"),
         (["seed=1", "noise.camera_walk=true"], 5000, None, "camera walk; .*no noise"),
         (["seed=1"], 4000, None, "different env steps"),
-        (["seed=1"], 5000, "walker_walk", "baselines are of walker_walk"),
+        (["seed=1"], 5000, "walker_walk", "baselines are for walker_walk"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(second, every, baseline, message, tmp_path):

@@ -73,7 +73,7 @@ def test_more_than_the_device_holds_is_one_line(tmp_path: Path) -> None:
 def test_a_replay_that_outgrows_its_places_is_one_line(tmp_path: Path) -> None:
     replay = make(tmp_path)
     add_episode(replay, 0, 30)
-    with pytest.raises(UserError, match="has outgrown the 20 rows"):
+    with pytest.raises(UserError, match="has outgrown 20 rows"):
         DeviceReplay(replay.dtype, 20).update(replay)
 
 

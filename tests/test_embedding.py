@@ -67,5 +67,5 @@ def test_a_folder_and_a_package_add_choices(project, monkeypatch):
 
 @pytest.mark.parametrize("place", ["file:///nowhere", "pkg://nothing.here", "nowhere"])
 def test_a_folder_that_is_not_there_is_one_line(place):
-    with pytest.raises(UserError, match=rf"{place} is no folder of configurations"):
+    with pytest.raises(UserError, match=rf"{place} is not a folder of configurations"):
         compose([f"hydra.searchpath=[{place}]"])

@@ -105,9 +105,9 @@ def test_a_config_that_says_otherwise_is_told(golden, name, value, message):
         ("value_model.net.module.6.weight", None, "value_model.net.module.6.weight is missing"),
         ("encoder_model.net.module.4.bias", None, "encoder_model.net.module.4.bias is missing"),
         ("encoder_model.net.module.4.bias", (9,), r"encoder_model.net.module.4.bias is \(9,\), not \(8,\)"),
-        ("observation_model.fc1.weight", (24,), r"observation_model.fc1.weight is \(24,\), not of 2 axes"),
+        ("observation_model.fc1.weight", (24,), r"observation_model.fc1.weight is \(24,\), but should have 2 axes"),
         ("encoder_model.net.module.13.weight", (2, 2), "should be number 9 for 64 pixels or 11 for 96 pixels, not 13"),
-        ("transition_model.w_rnn.bias_hh", (3,), "transition_model.w_rnn.bias_hh is not of this model"),
+        ("transition_model.w_rnn.bias_hh", (3,), "transition_model.w_rnn.bias_hh does not belong to this model"),
     ],
 )
 def test_what_does_not_fit_is_named(golden, name, shape, message):
@@ -156,7 +156,7 @@ def test_actions_that_do_not_fit_the_task_are_noted(tmp_path, capsys):
     import_reference.import_weights(GOLDEN, settings)
     told = capsys.readouterr()
     assert "x 6+4, y 5+3, z 4+2; 64 pixels, 3 actions" in told.out
-    assert "env.task=cartpole_balance takes 1 actions, these weights have 3" in told.err
+    assert "env.task=cartpole_balance takes 1 actions, but these weights have 3" in told.err
     assert checkpoint.latest(tmp_path / "run") is not None
 
 
@@ -164,9 +164,9 @@ def test_actions_that_do_not_fit_the_task_are_noted(tmp_path, capsys):
     ("settings", "message"),
     [
         (["env.task=walker_walk"], "run_dir=... is missing"),
-        (["run_dir=RUN", "model.x.belief=6"], "model.x.belief is not to be set: in this file it is 6"),
-        (["run_dir=RUN", "model.alpha=2"], "model.alpha is not to be set: in this file it is 1.0"),
-        (["run_dir=RUN", "model=xy"], "model is not to be set: in this file it is xyz"),
+        (["run_dir=RUN", "model.x.belief=6"], "model.x.belief cannot be set: in this file it is 6"),
+        (["run_dir=RUN", "model.alpha=2"], "model.alpha cannot be set: in this file it is 1.0"),
+        (["run_dir=RUN", "model=xy"], "model cannot be set: in this file it is xyz"),
         (["run_dir=RUN", "evn.task=walker_walk"], "there is no such setting; did you mean env.task"),
         (["run_dir=RUN", "env.task=walker_wlak"], "did you mean walker_walk"),
     ],
@@ -220,7 +220,7 @@ def test_a_checkpoint_of_the_reference_is_read(golden, tmp_path):
         np.testing.assert_array_equal(source.weights[name], array)
 
     torch.save(saved["world_model"], path)
-    with pytest.raises(UserError, match="is no checkpoint of the reference"):
+    with pytest.raises(UserError, match="is not a checkpoint of the reference"):
         weights.read(path)
     path.write_text("hello")
     with pytest.raises(UserError, match="cannot be read"):

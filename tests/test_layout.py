@@ -112,8 +112,9 @@ def test_a_metric_that_is_not_listed_is_found_before_anything_is_collected(tmp_p
 
 
 def test_one_private_function_of_hydra_is_used_and_its_version_is_held():
-    """`hydra._internal` may change in any release. Only the command line's parser is taken from there: Hydra has no
-    public way to read its own options before it runs. A release that is allowed must still have it.
+    """`hydra._internal` may change in any release, and each allowed release must still have its command line's parser.
+
+    Hydra has no public way to read its own options before it runs.
     """
     lines = [line for path in (ROOT / PACKAGE).rglob("*.py") for line in path.read_text().splitlines()]
     assert [line for line in lines if "._internal" in line] == [

@@ -85,7 +85,7 @@ def test_the_relative_error_is_that_of_the_golden_files():
         ({"plain/in/x/prior_noise": None}, "plain/in/x/prior_noise is missing"),
         ({"in/action": np.zeros((4, 2, 1))}, r"in/action is \(4, 2, 1\), not \(4, 2, 3\)"),
         ({"weight/actor_model.net.module.2.bias": None}, "actor_model.net.module.2.bias is missing"),
-        ({"weight/extra": np.zeros(1)}, "extra is not of this model"),
+        ({"weight/extra": np.zeros(1)}, "extra does not belong to this model"),
         (
             {"weight/value_model.net.module.0.bias": np.zeros(5)},
             r"value_model.net.module.0.bias is \(5,\), not \(12,\)",

@@ -307,7 +307,7 @@ def test_a_varied_force_is_held_for_two_to_sixteen_steps():
     [
         ("model.decode_every=3", "must divide train.batch_size=16"),
         ("policy.burn_in=32", "must be below train.batch_length=32"),
-        ("policy.start_every=600", "must not exceed the 448 states"),
+        ("policy.start_every=600", "must not exceed 448, the states"),
         ("policy.critic=three_hot", "two_hot"),
         ("model.norm=batch", "rms"),
     ],

@@ -87,9 +87,9 @@ def test_columns_are_what_varies_and_an_angle_is_two(recordings):
     ("arguments", "message"),
     [
         (("joints", [20], None), "factor=joints: this world has no such factor, only position, angle"),
-        (("position", [20], [3]), r"elements=3: position has the elements 0 to 2"),
+        (("position", [20], [3]), r"elements=3: position has only the elements 0 to 2"),
         (("position", [20], [2]), "factor=position does not vary"),
-        (("position", [20, 5000], None), "sizes=5000: there are 240 rows to train on"),
+        (("position", [20, 5000], None), "sizes=5000: there are only 240 train rows"),
     ],
 )
 def test_what_is_wrong_is_named(recordings, arguments, message):
@@ -100,7 +100,7 @@ def test_what_is_wrong_is_named(recordings, arguments, message):
 
 def test_a_policy_needs_two_episodes(recordings):
     short = recordings._replace(episodes=recordings.episodes[:3], about={"policies": POLICIES[:3]})
-    with pytest.raises(UserError, match="1 episode of the policy self: there must be two"):
+    with pytest.raises(UserError, match="1 episode of the policy self: two are necessary"):
         split(short, "position", [20], test=10)
 
 

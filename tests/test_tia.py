@@ -249,8 +249,8 @@ def test_pictures_show_what_the_mask_mixes(model):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["model=tia", "model.beta=0.5"], r"model\.beta=0\.5: is no setting of model=tia"),
-        (["model=xy", "model.lambda_os=2"], r"model\.lambda_os=2: is no setting of model=x\|xy\|xyz"),
+        (["model=tia", "model.beta=0.5"], r"model\.beta=0\.5: is not a setting of model=tia"),
+        (["model=xy", "model.lambda_os=2"], r"model\.lambda_os=2: is not a setting of model=x\|xy\|xyz"),
         (["model=tia", "model.lambda_radv=-1"], r"model\.lambda_radv=-1: should be greater than or equal to 0"),
         (["model=tia", "model.z.belief=4", "model.z.state=4"], "model=tia has x and y, and no z"),
         (["model=tia", "model.y.belief=0", "model.y.state=0"], "model=tia has x and y, and no z"),
@@ -265,7 +265,7 @@ def test_an_experiment_goes_with_any_model():
     """What it sets for others is left out; what the command line sets for others is an error."""
     made = compose(["experiment=paper/cheetah_run_video_background", "model=tia"]).model
     assert made.name == "tia" and made.embedding == 490 and made.alpha == 1
-    with pytest.raises(UserError, match="is no setting of model=tia"):
+    with pytest.raises(UserError, match="is not a setting of model=tia"):
         compose(["experiment=paper/cheetah_run_video_background", "model=tia", "model.beta=0.125"])
 
 

@@ -27,7 +27,7 @@ def test_what_would_change_a_run_s_numbers_is_dropped_and_said(monkeypatch, capl
     variables.drop_what_changes_numbers()
     assert "JAX_ENABLE_X64" not in os.environ and "JAX_DEFAULT_PRNG_IMPL" not in os.environ
     assert [record.message for record in caplog.records] == [
-        "JAX_ENABLE_X64=True is ignored: the run's settings alone decide about its numbers"
+        "JAX_ENABLE_X64=True is ignored: only the settings of a run may change its numbers"
     ]
 
 
@@ -70,7 +70,7 @@ def test_a_cache_that_cannot_be_written_is_elsewhere(tmp_path, monkeypatch, capl
         cache._temporary.cache_clear()
     assert found.is_dir() and found.parent.parent == tmp_path
     (record,) = caplog.records
-    assert record.levelno == logging.WARNING and "XDG_CACHE_HOME says where else" in record.message
+    assert record.levelno == logging.WARNING and "XDG_CACHE_HOME can set another" in record.message
 
 
 def test_a_cache_of_programs_that_cannot_be_written_is_none(tmp_path):
@@ -84,7 +84,7 @@ def test_a_backend_that_does_not_work_names_what_the_drivers_read(monkeypatch):
     monkeypatch.setattr(backend, "works", lambda name: False)
     monkeypatch.setattr(backend, "_imported", lambda: None)
     monkeypatch.setenv("LIBGL_DRIVERS_PATH", "/nowhere")
-    with pytest.raises(UserError, match=r"does not work here: .*; LIBGL_DRIVERS_PATH=/nowhere may be why$"):
+    with pytest.raises(UserError, match=r"does not work here: .*; the cause may be LIBGL_DRIVERS_PATH=/nowhere$"):
         backend.choose("osmesa")
 
 

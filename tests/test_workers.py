@@ -91,7 +91,7 @@ def test_a_worker_that_dies_is_one_error(ending, words, told, capsys):
         for _ in range(2):
             step_all(envs, {0: [0.0], 1: [0.0]})
     assert str(caught.value) == words
-    cli._tell(caught.value)
+    cli._report(caught.value)
     first, *rest = capsys.readouterr().err.splitlines()
     assert first == f"error: {words}"
     assert ["Traceback" in "".join(rest), "worker_world.py" in "".join(rest)] == [told, told]

@@ -24,7 +24,7 @@ from denoised_mdp.model.world_model import DenoisedLearner, DenoisedMDP, Objecti
 
 
 class ModelLearner(Protocol):
-    """How a world model is learned from experience.
+    """The learning of a world model from experience.
 
     The contract: `update` is a pure function. It filters the batch from a zero latent with the given noise, and returns
     the latents of the model before the step. Each of its metrics is a scalar; `runs/metrics.py` lists its name with the
@@ -50,7 +50,7 @@ class ModelLearner(Protocol):
 
 
 class PolicyLearner(Protocol):
-    """How a policy is learned from x: pure functions over a state.
+    """The learning of a policy from x: pure functions over a state.
 
     The contract: the state has an `actor`, which maps x [N] to a distribution over actions. Acting needs its `mean`
     [N, A], `sample_and_log_prob(noise)` and `mode(key, samples)`, `scripts/diagnose.py` its `entropy(noise)`, as in

@@ -27,15 +27,15 @@ class Baselines(NamedTuple):
 
     def verdict(self, low: float) -> tuple[bool, str]:
         """Returns whether an agent with a mean return above `low` (97.5% confidence) has learned, and a sentence."""
-        known = {
+        candidates = {
             "a random policy": self.random,
             "the best constant action": self.constant,
             "this agent before training": self.untrained,
         }
-        returns = {name: value for name, value in known.items() if value is not None}
+        returns = {name: value for name, value in candidates.items() if value is not None}
         learned = low > max(returns.values())
         beside = ", ".join(f"{name} {value:.1f}" for name, value in returns.items())
-        return learned, f"it has {'learned' if learned else 'not learned'}: beside it, {beside}"
+        return learned, f"it has {'learned' if learned else 'not learned'}; for comparison, {beside}"
 
 
 def of_run(task: str, action_repeat: int, run_dir: Path, *, episodes: int = 10, candidates: int = 50) -> Baselines:

@@ -93,12 +93,12 @@ def walk_rows(
     _check(s, part)
     at = len(seen.action) // 2 if at is None else at
     if not at < len(seen.action):
-        raise UserError(f"the walk should begin in row {at}, the episode has {len(seen.action)} rows")
+        raise UserError(f"the walk cannot begin in row {at}: the episode has {len(seen.action)} rows")
     state = getattr(s, part).state
     nats = np.asarray(getattr(information(world_model, *seen, key), part))
     chosen = np.argsort(-nats)[:6].tolist() if dimensions is None else list(dimensions)
     if beyond := [d for d in chosen if d >= len(nats)]:
-        raise UserError(f"{part} has the dimensions 0 to {len(nats) - 1}, not {beyond[0]}")
+        raise UserError(f"{part} has no dimension {beyond[0]}, only 0 to {len(nats) - 1}")
     deviations = jnp.linspace(-REACH, REACH, steps)
     here = jax.tree.map(lambda v: v[at], s)
     rows = {
@@ -121,7 +121,7 @@ def imagine_rows(
         UserError: `context` leaves nothing of the episode, or a plan has another number of actions.
     """
     if not 0 < context < len(seen.action):
-        raise UserError(f"context is {context}, the episode has {len(seen.action)} rows")
+        raise UserError(f"context is {context}, but the episode has {len(seen.action)} rows")
     for name, plan in plans.items():
         if plan.ndim != 2 or plan.shape[1] != seen.action.shape[1] or not len(plan):
             raise UserError(f"the actions {name} have the shape {plan.shape}, not [T, {seen.action.shape[1]}]")
@@ -140,11 +140,11 @@ def actions(name: str, recorded: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         UserError: the name is none of these, or the file holds no array.
     """
-    known = {"recorded": recorded, "zero": np.zeros_like(recorded), "reversed": -recorded}
-    if name in known:
-        return known[name]
+    choices = {"recorded": recorded, "zero": np.zeros_like(recorded), "reversed": -recorded}
+    if name in choices:
+        return choices[name]
     if not name.endswith(".npy"):
-        raise UserError(f"imagine={name} is none of {', '.join(known)}, and no .npy file")
+        raise UserError(f"imagine={name} is neither {', '.join(choices)} nor a .npy file")
     try:
         return np.load(name, allow_pickle=False).astype(np.float32)
     except (OSError, ValueError) as error:

@@ -58,12 +58,12 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[
     configs = {folder: run_dir.load(folder) for folder in folders}
     tasks = {f"{config.env.task}, {_noise(config)}" for config in configs.values()}
     if len(tasks) > 1:
-        raise UserError(f"the runs are of several worlds: {'; '.join(sorted(tasks))}")
+        raise UserError(f"the runs have different worlds: {'; '.join(sorted(tasks))}")
     identities = [(_method(config), config.seed) for config in configs.values()]
     if len(set(identities)) < len(identities):
-        raise UserError("two of the runs are of the same model, policy and seed")
+        raise UserError("two of the runs have the same model, policy and seed")
     if baselines is not None and baselines["task"] != next(iter(configs.values())).env.task:
-        raise UserError(f"the baselines are of {baselines['task']}, not of the runs' task")
+        raise UserError(f"the baselines are for {baselines['task']}, not for the runs' task")
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     summary: dict[str, Any] = {"world": tasks.pop(), "metric": METRIC, "methods": {}}
     for method, colour in _colours(configs.values()).items():
@@ -106,8 +106,8 @@ def draw_metrics(folders: Sequence[Path], names: Sequence[str], *, columns: int 
     rows = -(-len(names) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns, 3 * rows), layout="constrained", squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
-        having = [folder for folder in folders if any(name in line for line in read_metrics(folder))]
-        for folder in having or folders:
+        runs = [folder for folder in folders if any(name in line for line in read_metrics(folder))]
+        for folder in runs or folders:
             axes.plot(*curve(folder, name), color=colours[_method(configs[folder])], alpha=0.7, linewidth=1.2)
         axes.set_title(name, fontsize=10)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -152,8 +152,8 @@ def last_values(folder: Path) -> str:
     """Returns the last value and the meaning of each metric of a run, as Markdown."""
     last = {name: value for line in read_metrics(folder) for name, value in line.items()}
     head = [f"{folder.name}, env step {last.get('env_step', 0):,}", "", "| metric | last | meaning |", "|---|---:|---|"]
-    told = {name: meaning.replace("|", "\\|") for name, meaning in METRICS.items()}  # within a table
-    rows = [f"| `{name}` | {last[name]:.4g} | {told[name]} |" for name in METRICS if name in last]
+    meanings = {name: meaning.replace("|", "\\|") for name, meaning in METRICS.items()}  # within a table
+    rows = [f"| `{name}` | {last[name]:.4g} | {meanings[name]} |" for name in METRICS if name in last]
     return "\n".join(head + rows)
 
 

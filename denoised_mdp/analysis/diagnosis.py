@@ -77,7 +77,7 @@ def diagnose(agent: Agent, state: TrainState, episodes: Sequence[Episode], key: 
     """
     policy = agent.config.policy
     if policy.name != "dynamics":
-        raise UserError(f"policy={policy.name}: a diagnosis needs the critic of policy=dynamics, a value of states")
+        raise UserError(f"policy={policy.name}: a diagnosis needs the critic of policy=dynamics, which values states")
     length = min(len(episode.reward) for episode in episodes)
     if length < 2 * (BURN_IN + HORIZON):
         raise UserError(
@@ -88,32 +88,32 @@ def diagnose(agent: Agent, state: TrainState, episodes: Sequence[Episode], key: 
         for name in ("observation", "action", "reward")
     )
     starts = np.arange(BURN_IN, length - HORIZON, EVERY)
-    believed = jax.tree.map(np.asarray, _beliefs(agent, state, observation, action, starts, key))
+    beliefs = jax.tree.map(np.asarray, _beliefs(agent, state, observation, action, starts, key))
     ahead = np.stack([reward[starts + step] for step in range(HORIZON + 1)])  # [H + 1, S, E]
-    open_loop = np.array([r2(x, earned) for x, earned in zip(believed.open_loop, ahead, strict=True)])
-    discounted = _discounted(reward, policy.discount, believed.value[-1])
+    open_loop = np.array([r2(x, real_reward) for x, real_reward in zip(beliefs.open_loop, ahead, strict=True)])
+    discounted = _discounted(reward, policy.discount, beliefs.value[-1])
     settled = slice(BURN_IN, max(BURN_IN + 1, length - round(1 / (1 - policy.discount))))
-    value, earned_return = believed.value[settled].ravel(), discounted[settled].ravel()
-    imagined, earned = believed.imagined.sum(0).ravel(), ahead[1:].sum(0).ravel()
+    value, real_return = beliefs.value[settled].ravel(), discounted[settled].ravel()
+    imagined, real_reward = beliefs.imagined.sum(0).ravel(), ahead[1:].sum(0).ravel()
     figures = Diagnosis(
         reward_mean=float(reward[BURN_IN:].mean()),
         reward_stddev=float(reward[BURN_IN:].std()),
-        reward_r2=r2((believed.reward_x + believed.reward_y)[BURN_IN:], reward[BURN_IN:]),
+        reward_r2=r2((beliefs.reward_x + beliefs.reward_y)[BURN_IN:], reward[BURN_IN:]),
         open_loop_r2={step: float(open_loop[step]) for step in HORIZONS},
-        y_reward_share=float(believed.reward_y[BURN_IN:].var() / max(float(reward[BURN_IN:].var()), 1e-12)),
-        y_reward_mean=float(believed.reward_y[BURN_IN:].mean()),
-        value_correlation=_correlation(value, earned_return),
+        y_reward_share=float(beliefs.reward_y[BURN_IN:].var() / max(float(reward[BURN_IN:].var()), 1e-12)),
+        y_reward_mean=float(beliefs.reward_y[BURN_IN:].mean()),
+        value_correlation=_correlation(value, real_return),
         value_mean=float(value.mean()),
-        return_mean=float(earned_return.mean()),
+        return_mean=float(real_return.mean()),
         imagined_sum=float(imagined.mean()),
-        earned_sum=float(earned.mean()),
-        entropy=float(believed.entropy[BURN_IN:].mean()) / action.shape[-1],
-        saturation=float((np.abs(believed.action[BURN_IN:]) > SATURATED).mean()),
-        action_spread=float(believed.action[BURN_IN:].reshape(-1, action.shape[-1]).std(axis=0).mean()),
-        kl_x=float(believed.kl_x[BURN_IN:].mean()),
-        kl_x_below_free_nats=float((believed.kl_x[BURN_IN:] <= agent.config.model.free_nats_x).mean()),
+        earned_sum=float(real_reward.mean()),
+        entropy=float(beliefs.entropy[BURN_IN:].mean()) / action.shape[-1],
+        saturation=float((np.abs(beliefs.action[BURN_IN:]) > SATURATED).mean()),
+        action_spread=float(beliefs.action[BURN_IN:].reshape(-1, action.shape[-1]).std(axis=0).mean()),
+        kl_x=float(beliefs.kl_x[BURN_IN:].mean()),
+        kl_x_below_free_nats=float((beliefs.kl_x[BURN_IN:] <= agent.config.model.free_nats_x).mean()),
     )
-    return figures, Traces(value, earned_return, imagined, earned, open_loop)
+    return figures, Traces(value, real_return, imagined, real_reward, open_loop)
 
 
 class _Beliefs(NamedTuple):
@@ -135,7 +135,7 @@ def _beliefs(agent: Agent, state: TrainState, observation, action, starts, key) 
     first = jnp.zeros(action.shape[:2], bool)
     s, q, p = model.observe(observation, action, first, model.transition.noise(filter_key, first.shape))
     mode = lambda x, key: actor(x).mode(key, policy.mode_samples)  # noqa: E731
-    begun = jax.tree.map(lambda v: v[starts], s.x)
+    initial = jax.tree.map(lambda v: v[starts], s.x)
 
     def imagine(key: jax.Array, recorded: jax.Array | None) -> jax.Array:
         def body(x: Factor, inputs):
@@ -145,7 +145,7 @@ def _beliefs(agent: Agent, state: TrainState, observation, action, starts, key) 
             x = Factor(belief, prior.at(jax.random.normal(state_key, prior.mean.shape)))
             return x, model.x_reward(x)
 
-        return jax.lax.scan(body, begun, (jax.random.split(key, HORIZON), recorded))[1]
+        return jax.lax.scan(body, initial, (jax.random.split(key, HORIZON), recorded))[1]
 
     recorded = jnp.stack([action[starts + step] for step in range(1, HORIZON + 1)])
     of_x = model.x_reward(s.x)
@@ -186,42 +186,56 @@ def verdict(d: Diagnosis, *, free_nats_on_prior: bool = True, y_may_be_rewarded:
 
     free_nats_on_prior: the model's setting. y_may_be_rewarded: whether the reward depends on a noise of the world.
     """
-    found = []
+    faults = _faults_of_model(d, free_nats_on_prior, y_may_be_rewarded) + _faults_of_policy(d)
+    return faults or ["there is no fault"]
+
+
+def _faults_of_model(d: Diagnosis, free_nats_on_prior: bool, y_may_be_rewarded: bool) -> list[str]:
+    faults = []
     if d.reward_stddev < 1e-4:
-        found.append("the reward hardly varies in these episodes: there is nothing to learn from yet")
+        faults.append("the reward hardly varies in these episodes: they teach nothing yet")
     elif d.reward_r2 < 0.3:
-        found.append(f"the model does not know the reward even from the picture (R2 {d.reward_r2:.2f})")
+        faults.append(f"the model does not predict the reward even from the picture (R2 {d.reward_r2:.2f})")
     else:
-        known = [step for step in HORIZONS if d.open_loop_r2[step] >= 0.5 * d.reward_r2]
-        if not known:
-            found.append("the model does not predict the reward of even the next step")
-        elif known[-1] < HORIZON:
-            steps = "one step" if known[-1] == 1 else f"{known[-1]} steps"
-            found.append(f"the model predicts the reward for {steps} only, and the policy learns on {HORIZON}")
+        predicted = [step for step in HORIZONS if d.open_loop_r2[step] >= 0.5 * d.reward_r2]
+        if not predicted:
+            faults.append("the model does not predict the reward of even the next step")
+        elif predicted[-1] < HORIZON:
+            steps = "one step" if predicted[-1] == 1 else f"{predicted[-1]} steps"
+            faults.append(f"the model predicts the reward for {steps} only, but the policy learns on {HORIZON}")
     if free_nats_on_prior and d.kl_x_below_free_nats > 0.8:
-        found.append(
-            f"x's prior learns from {1 - d.kl_x_below_free_nats:.0%} of the steps: the rest lie below its free nats"
+        faults.append(
+            f"x's prior learns from {1 - d.kl_x_below_free_nats:.0%} of the steps: the others lie below its free nats"
         )
     if not y_may_be_rewarded and d.y_reward_share > 0.1:
-        found.append(f"y takes {d.y_reward_share:.0%} of the reward's variance, which no policy sees")
+        faults.append(f"y explains {d.y_reward_share:.0%} of the reward's variance, and no policy sees that")
     if abs(d.y_reward_mean) > 0.5 * max(abs(d.reward_mean), d.reward_stddev):
-        found.append(f"y takes a constant of the reward ({d.y_reward_mean:+.3f} a step, of {d.reward_mean:.3f})")
+        faults.append(
+            f"y predicts a constant part of the reward ({d.y_reward_mean:+.3f} per step, of {d.reward_mean:.3f})"
+        )
+    return faults
+
+
+def _faults_of_policy(d: Diagnosis) -> list[str]:
+    faults = []
     scale = max(abs(d.return_mean), 1e-6)
     if (error := (d.value_mean - d.return_mean) / scale) > 0.3:
-        found.append(f"the critic overestimates by {error:.0%}")
+        faults.append(f"the critic overestimates by {error:.0%}")
     elif error < -0.3:
-        found.append(f"the critic underestimates by {-error:.0%}")
+        faults.append(f"the critic underestimates by {-error:.0%}")
     if d.value_correlation < 0.2:
-        found.append(f"the critic does not tell good states from bad ones (correlation {d.value_correlation:.2f})")
-    if d.imagined_sum > 1.3 * d.earned_sum + 0.05 * HORIZON * d.reward_stddev:
-        found.append(f"imagination earns {d.imagined_sum:.2f} in {HORIZON} steps where {d.earned_sum:.2f} comes true")
-    if d.action_spread < 0.05:
-        found.append("the policy does the same whatever it sees")
-    elif d.entropy < -3:
-        found.append(
-            f"the policy is deterministic ({d.entropy:.1f} nats for each dimension), and explores by noise alone"
+        faults.append(
+            f"the critic does not distinguish good states from bad ones (correlation {d.value_correlation:.2f})"
         )
-    return found or ["nothing wrong was found"]
+    if d.imagined_sum > 1.3 * d.earned_sum + 0.05 * HORIZON * d.reward_stddev:
+        faults.append(
+            f"imagined rewards sum to {d.imagined_sum:.2f} in {HORIZON} steps, real ones to {d.earned_sum:.2f}"
+        )
+    if d.action_spread < 0.05:
+        faults.append("the policy takes the same action in all states")
+    elif d.entropy < -3:
+        faults.append(f"the policy is deterministic ({d.entropy:.1f} nats per dimension), and explores by noise alone")
+    return faults
 
 
 def draw(d: Diagnosis, traces: Traces, sentences: Sequence[str], title: str) -> Figure:
@@ -231,7 +245,7 @@ def draw(d: Diagnosis, traces: Traces, sentences: Sequence[str], title: str) -> 
     axes[0].plot(steps, np.clip(traces.open_loop_r2, -1, 1), marker="o", color="C0")
     axes[0].axhline(0, color="grey", linewidth=0.8)
     axes[0].set(xlabel="agent steps without a picture", ylabel="R2 of the reward, from x alone", ylim=(-1.05, 1.05))
-    axes[0].set_title("what the model predicts")
+    axes[0].set_title("the model's predictions")
     for axis, (believed, true, name) in zip(
         axes[1:],
         [
@@ -243,8 +257,8 @@ def draw(d: Diagnosis, traces: Traces, sentences: Sequence[str], title: str) -> 
         axis.scatter(true, believed, s=5, alpha=0.3, color="C0", edgecolors="none")
         ends = [min(true.min(), believed.min()), max(true.max(), believed.max())]
         axis.plot(ends, ends, color="grey", linewidth=0.8)
-        axis.set(xlabel=f"{name}, earned", ylabel=f"{name}, believed")
-    axes[1].set_title(f"what the critic believes (correlation {d.value_correlation:.2f})")
-    axes[2].set_title("what imagination believes")
+        axis.set(xlabel=f"{name}, real", ylabel=f"{name}, predicted")
+    axes[1].set_title(f"the critic's values (correlation {d.value_correlation:.2f})")
+    axes[2].set_title("imagined rewards")
     figure.suptitle(f"{title}\n" + "\n".join(sentences), fontsize=11, x=0.01, horizontalalignment="left")
     return figure

@@ -37,13 +37,13 @@ def obtain(
     """
     world = {"env": config.env.model_dump(), "noise": config.noise.model_dump()}
     if data is not None and Path(data).exists():
-        found = recordings.load(Path(data))
-        refuse_another_world(f"data={data}", found.about, world)
-        _, state = load_agent(config, found.episodes[0].action.shape[-1], checkpoint)
-        return state, found
+        result = recordings.load(Path(data))
+        refuse_another_world(f"data={data}", result.about, world)
+        _, state = load_agent(config, result.episodes[0].action.shape[-1], checkpoint)
+        return state, result
     envs = evaluation_envs(config, episodes=clips, seed=seed)
     agent, state = load_agent(config, envs[0].action_size, checkpoint)
-    found = recordings.collect(
+    result = recordings.collect(
         envs,
         {name: policy(name, config, agent, state) for name in policies},
         repeats=repeats,
@@ -54,8 +54,8 @@ def obtain(
         robot=robot,
     )
     if data is not None:
-        recordings.save(found, Path(data))
-    return state, found
+        recordings.save(result, Path(data))
+    return state, result
 
 
 def policy(name: str, config: Config, agent: Agent, state: TrainState) -> Policy:
@@ -79,11 +79,11 @@ def refuse_another_world(what: str, theirs: dict[str, Any], ours: dict[str, Any]
     Raises:
         UserError: they differ; the message names the settings.
     """
-    differ = [
+    differences = [
         f"{section}.{name}: {theirs[section].get(name)} -> {value}"
         for section in ours
         for name, value in ours[section].items()
         if theirs[section].get(name) != value
     ]
-    if differ:
-        raise UserError(f"{what} is of another world ({', '.join(differ)})")
+    if differences:
+        raise UserError(f"{what} comes from another world ({', '.join(differences)})")

@@ -124,13 +124,13 @@ def record(
         rows.append((step, action))
         if robot:
             masks.append(env.robot_mask())
-    known = [mask for mask in masks if mask is not None]
+    known_masks = [mask for mask in masks if mask is not None]
     return Recording(
         observation=np.stack([step.observation for step, _ in rows]),
         action=np.stack([action for _, action in rows]),
         reward=np.array([step.reward for step, _ in rows], np.float32),
         factors={name: np.stack([step.info["factors"][name] for step, _ in rows]) for name in env.factor_kinds},
-        robot=np.stack(known) if known else None,
+        robot=np.stack(known_masks) if known_masks else None,
     )
 
 
@@ -197,14 +197,14 @@ def load(path: Path) -> Recordings:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        told = json.loads(str(arrays.pop("json")))
+        header = json.loads(str(arrays.pop("json")))
         episodes = [_recording(arrays, f"episodes/{i}") for i in range(_count(arrays, "episodes"))]
         pairs = [
             [_recording(arrays, f"pairs/{p}/{n}") for n in range(_count(arrays, f"pairs/{p}"))]
             for p in range(_count(arrays, "pairs"))
         ]
         periods = {name.removeprefix("periods/"): v for name, v in arrays.items() if name.startswith("periods/")}
-        return Recordings(episodes, told["repeats"], pairs, told["kinds"], periods, told["about"])
+        return Recordings(episodes, header["repeats"], pairs, header["kinds"], periods, header["about"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no recorded episodes: {one_line(error)}") from error
 

@@ -75,7 +75,7 @@ def split(
     train_rows, test_rows = _rows_by_policy(recordings, episode, np.random.default_rng(seed))
     most = len(train_rows) * min(map(len, train_rows))
     if (largest := max(sizes)) > most:
-        raise UserError(f"sizes={largest}: there are {most} rows to train on, with an equal share of each policy")
+        raise UserError(f"sizes={largest}: there are only {most} train rows with an equal share of each policy")
 
     def take(rows_by_policy: list[NDArray[np.int64]], count: int) -> Pairs:
         rows = np.sort(np.concatenate([rows[: max(1, count // len(rows_by_policy))] for rows in rows_by_policy]))
@@ -98,7 +98,7 @@ def _columns(
     values = factors.reshape(len(factors), -1).astype(np.float64)
     chosen = range(values.shape[1]) if elements is None else elements
     if beyond := [element for element in chosen if element >= values.shape[1]]:
-        raise UserError(f"elements={beyond[0]}: {factor} has the elements 0 to {values.shape[1] - 1}")
+        raise UserError(f"elements={beyond[0]}: {factor} has only the elements 0 to {values.shape[1] - 1}")
     periods = np.broadcast_to(recordings.periods.get(factor, np.zeros(())), factors.shape[1:]).reshape(-1)
     columns = {}
     for i in chosen:
@@ -120,7 +120,7 @@ def _rows_by_policy(
         own = np.flatnonzero(made_by == name)
         if len(own) < 2:
             raise UserError(
-                f"{len(own)} episode of the policy {name}: there must be two, one to train and one to test on"
+                f"{len(own)} episode of the policy {name}: two are necessary, for training and for the test"
             )
         kept = max(1, round(TEST_SHARE * len(own)))
         for rows, episodes in ((train, own[:-kept]), (test, own[-kept:])):

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 TITLES = {
     "finetuned": "the run's encoder, trained further",
-    "frozen": "the run's encoder, as it is",
+    "frozen": "the run's encoder, unchanged",
     "scratch": "a new encoder",
 }
 
@@ -38,23 +38,26 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{', '.join(dict.fromkeys(report['recordings']['policies']))}. {report['updates']} updates of "
         f"{report['batch_size']} rows, learning rate {report['learning_rate']}.",
         "",
-        "Share of the variance that is not told, and its 95% interval over test episodes; a constant has 1.",
+        "Unexplained share of the variance, and its 95% interval over test episodes; a constant prediction has 1.",
         "",
         f"| train rows | {' | '.join(TITLES[encoder] for encoder in encoders)} |",
         "|---|" + "---|" * len(encoders),
     ]
     for i, size in enumerate(report["sizes"]):
-        found = [report["results"][encoder][i] for encoder in encoders]
-        cells = [f"{r['unexplained']:.3g} ({r['low']:.3g} to {r['high']:.3g})" for r in found]
+        results = [report["results"][encoder][i] for encoder in encoders]
+        cells = [f"{r['unexplained']:.3g} ({r['low']:.3g} to {r['high']:.3g})" for r in results]
         lines.append(f"| {size} | {' | '.join(cells)} |")
-    lines += ["", f"Mean squared error, in the units of `{report['factor']}` (the paper's measure); a constant has "]
+    lines += [
+        "",
+        f"Mean squared error, in the units of `{report['factor']}` (the paper's measure); a constant prediction has ",
+    ]
     lines[-1] += f"{report['constant_mse']:.3g}."
     lines += ["", f"| train rows | {' | '.join(TITLES[encoder] for encoder in encoders)} |"]
     lines += ["|---|" + "---|" * len(encoders)]
     for i, size in enumerate(report["sizes"]):
         cells = [f"{report['results'][encoder][i]['mse']:.3g}" for encoder in encoders]
         lines.append(f"| {size} | {' | '.join(cells)} |")
-    lines += ["", f"Each column by itself, from {report['sizes'][-1]} rows: the share that is not told.", ""]
+    lines += ["", f"Unexplained share of each column, from {report['sizes'][-1]} rows.", ""]
     lines += [f"| | {' | '.join(TITLES[encoder] for encoder in encoders)} |", "|---|" + "---|" * len(encoders)]
     for j, name in enumerate(report["columns"]):
         cells = [f"{report['results'][encoder][-1]['by_column'][j]:.3g}" for encoder in encoders]
@@ -77,7 +80,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     )
     left.set_xticks(sizes, [str(size) for size in sizes], minor=False)
     left.minorticks_off()
-    right.set(xlabel="updates", title=f"on the way, from {sizes[-1]} rows")
+    right.set(xlabel="updates", title=f"during training, from {sizes[-1]} rows")
     for axes in (left, right):
         axes.set_yscale("log")  # the error of a good network is a hundredth of a constant's
         axes.grid(alpha=0.3)

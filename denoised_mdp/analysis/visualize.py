@@ -80,7 +80,7 @@ def decompose(
     context = min(25, len(action) // 2) if context is None else context
     for name, row in (("frozen_at", frozen_at), ("context", context)):
         if not 0 <= row < len(action) or (name == "context" and row == 0):
-            raise UserError(f"{name} is {row}, the episode has {len(action)} rows")
+            raise UserError(f"{name} is {row}, but the episode has {len(action)} rows")
     infer_key, predict_key = jax.random.split(key)
     s = filter_episode(world_model, jnp.asarray(observation), jnp.asarray(action), infer_key).s
     ahead = predict(world_model, jax.tree.map(lambda v: v[context - 1], s), action[context:], predict_key)

@@ -13,8 +13,10 @@ from denoised_mdp.errors import UserError, at_least, output
 
 
 def command() -> None:
-    """Prints, and writes if asked to, the random policy's return and the best constant action's."""
-    parser = argparse.ArgumentParser(description="What a task pays a random policy, and a constant action at best.")
+    """Prints, and writes on request, the returns of the random policy and of the best constant action."""
+    parser = argparse.ArgumentParser(
+        description="Measures the returns of a random policy and the best constant action."
+    )
     parser.add_argument("task", help="a task of the dm_control suite, such as walker_walk")
     parser.add_argument("--action-repeat", type=at_least(1), default=2, help="frames per random action (default 2)")
     parser.add_argument("--episodes", type=at_least(1), default=20, help="per policy (default 20)")

@@ -1,4 +1,4 @@
-"""Our numbers against the reference's."""
+"""Compares our numbers with the reference's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ FAILED, USER_ERROR = 1, 2  # exit codes
 def command() -> None:
     """Prints the largest error against the reference, for each file and quantity."""
     parser = argparse.ArgumentParser(
-        description="Compares what this code computes with what the reference computed from the same weights, inputs "
-        "and noise: values to 1e-5, gradients to 1e-4, relative to the largest number of an array.",
-        epilog="Exit code 1: something differs, is missing from a file, or is in it and not checked; 2: a file "
-        "cannot be used.",
+        description="Compares the numbers of this code with those of the reference, from the same weights, inputs and "
+        "noise: values to 1e-5, gradients to 1e-4, relative to the largest number of an array.",
+        epilog="Exit code 1: an array differs, is missing from a file, or is not checked; 2: a file cannot be used.",
     )
-    parser.add_argument(
-        "files", type=expanded, nargs="+", help="golden files (tests/golden/README.md says what is in one)"
-    )
+    parser.add_argument("files", type=expanded, nargs="+", help="golden files (tests/golden/README.md describes them)")
     parser.add_argument("--verbose", action="store_true", help="a line for every array")
     options = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where the reference ran; before jax is imported

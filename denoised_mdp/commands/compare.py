@@ -11,8 +11,8 @@ from denoised_mdp.errors import PICTURES, UserError, expanded, output
 def command() -> None:
     """Draws the picture, and writes its numbers beside it as a Markdown table."""
     parser = argparse.ArgumentParser(
-        description="Draws what the command factorization found in several runs, a matrix for each model. All must "
-        "have been measured on the same recordings (data=FILE)."
+        description="Draws the results of the command factorization for several runs, a matrix for each model. All "
+        "must use the same recordings (data=FILE)."
     )
     parser.add_argument("runs", type=expanded, nargs="+", help="folders with a factorization.json")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Why an agent does not learn, or that it does."""
+"""Reports why an agent does not learn."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from denoised_mdp.config.sections import Size
 
 
 class Options(cli.RunOptions):
-    """What model, critic and policy of an agent are worth, in episodes that it plays; a verdict, a picture, a JSON."""
+    """Measures an agent's model, critic and policy in new episodes; writes a verdict, a picture and a JSON file."""
 
-    episodes: Size = Field(4, description="how many, each in an environment of its own")
+    episodes: Size = Field(4, description="number of episodes, each in its own environment")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:

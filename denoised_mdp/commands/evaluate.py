@@ -1,4 +1,4 @@
-"""Returns of a trained agent in held-out environments."""
+"""Measures the returns of a trained agent in held-out environments."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from denoised_mdp.errors import UserError
 
 
 class Options(cli.RunOptions):
-    """Returns of a trained agent in held-out environments, with a confidence interval, as a JSON file in the run."""
+    """Measures a trained agent's returns in held-out environments; writes a JSON file with a confidence interval."""
 
-    episodes: Size = Field(10, description="how many, each in an environment of its own")
-    workers: Count = Field(0, description="processes that the environments are dealt out to; 0: none beside this one")
-    baselines: bool = Field(False, description="also say what the return is worth, and if it is nothing, why")
+    episodes: Size = Field(10, description="number of episodes, each in its own environment")
+    workers: Count = Field(0, description="processes that run the environments; 0: this process does")
+    baselines: bool = Field(False, description="also compare with agents that have not learned, and diagnose")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:

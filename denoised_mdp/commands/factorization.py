@@ -1,4 +1,4 @@
-"""Measures how well a trained model tells signal from noise."""
+"""Measures how well a trained model separates signal from noise."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from denoised_mdp.config import Config
 
 
 class Options(cli.RecordingOptions):
-    """What each latent part knows of the truth, in held-out episodes: factorization.json, .md and .png in the run."""
+    """Measures the true factors in each latent part, in held-out episodes; writes factorization.json, .md and .png."""
 
     repeats: Annotated[int, Field(ge=2)] = Field(2, description="episodes to record of each policy in each environment")
-    physics: Annotated[int, Field(ge=2)] = Field(4, description="clean pairs: how many episodes are seen again")
-    noises: Annotated[int, Field(ge=2)] = Field(2, description="clean pairs: under how many noises each")
+    physics: Annotated[int, Field(ge=2)] = Field(4, description="clean pairs: number of episodes to repeat")
+    noises: Annotated[int, Field(ge=2)] = Field(2, description="clean pairs: number of noises for each episode")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:

@@ -15,8 +15,8 @@ from denoised_mdp.errors import UserError, expanded
 def command() -> None:
     """Writes a run that can be evaluated and visualized, and prints its contents."""
     parser = argparse.ArgumentParser(
-        description="Makes a run of weights that the authors' PyTorch code learned, to be evaluated and looked at. It "
-        "cannot be trained further: no replay comes with them.",
+        description="Makes a run from weights of the authors' PyTorch code, for evaluation and analysis. It cannot be "
+        "trained further, because the weights come without a replay.",
         epilog="example: %(prog)s checkpoint_0500000.pth run_dir=runs/theirs env.task=walker_walk "
         "noise=video_background model.beta=0.25",
     )
@@ -25,8 +25,8 @@ def command() -> None:
         "settings",
         nargs="*",
         metavar="key=value",
-        help="run_dir=RUN, the folder to make, and what the file cannot tell, as for training: env.task above all. "
-        "Widths, picture size and, where the file has them, loss weights are the file's. The rest is size=paper",
+        help="run_dir=RUN, the folder to make, and settings that are not in the file, as for training: above all "
+        "env.task. Widths, picture size and, if it has them, loss weights come from the file, the rest from size=paper",
     )
     options = parser.parse_args()
     try:
@@ -39,7 +39,7 @@ def import_weights(file: Path, settings: Sequence[str]) -> None:
     """Reads, checks and writes; prints the result.
 
     Raises:
-        UserError: the file, a setting or the folder is wrong; nothing has been written then.
+        UserError: the file, a setting or the folder is wrong; then nothing is written.
     """
     from denoised_mdp import envs
     from denoised_mdp.reference import weights
@@ -53,8 +53,8 @@ def import_weights(file: Path, settings: Sequence[str]) -> None:
     print(f"{path}: {parts}; {config.env.image_size} pixels, {source.actions} actions, env step {source.env_step}")
     if (actions := actions_of_task(config)) != source.actions:
         print(
-            f"note: env.task={config.env.task} takes {actions} actions, these weights have {source.actions}: to "
-            "evaluate them, import them with the task that they are of",
+            f"note: env.task={config.env.task} takes {actions} actions, but these weights have {source.actions}: to "
+            "evaluate them, import them with their own task",
             file=sys.stderr,
         )
 
@@ -69,7 +69,7 @@ def configure(decided: dict[str, object], settings: Sequence[str]) -> Config:
         raise UserError("run_dir=... is missing: the folder to make")
     for name in given:
         if name in decided:
-            raise UserError(f"{name} is not to be set: in this file it is {decided[name]}")
+            raise UserError(f"{name} cannot be set: in this file it is {decided[name]}")
     preset = [] if "size" in given else ["size=paper"]
     return compose([*preset, *settings, *weights.overrides(decided)])
 

@@ -13,24 +13,24 @@ from denoised_mdp.config.sections import Count, NotNegative, Positive, Size, Tex
 
 
 class Options(cli.RecordingOptions):
-    """Joint positions from single pictures, by a run's encoder and by a new one: regress.json, .md and .png."""
+    """Predicts joint positions from single pictures, with a run's encoder and a new one: regress.json, .md and .png."""
 
-    factor: Text = Field("position", description="the true factor to tell; position is that of the joints")
+    factor: Text = Field("position", description="the true factor to predict; position is that of the joints")
     elements: Annotated[list[Count], Field(min_length=1)] | None = Field(
-        None, description="of the factor; default: all that vary"
+        None, description="elements of the factor; default: all that vary"
     )
     encoders: Annotated[list[Literal["finetuned", "frozen", "scratch"]], Field(min_length=1)] = Field(
-        ["finetuned", "frozen", "scratch"], description="the run's, trained further or kept as it is, and a new one"
+        ["finetuned", "frozen", "scratch"], description="the run's encoder, trained further or unchanged, and a new one"
     )
     sizes: Annotated[list[Size], Field(min_length=1)] = Field(
         [500, 1000, 2000, 4000],
-        description="of train sets, in pairs of picture and joints; the paper's: 5000 to 150000",
+        description="sizes of train sets, in pairs of picture and joints; the paper's: 5000 to 150000",
     )
-    test: Size = Field(4000, description="pairs to test on, of other episodes; fewer if there are fewer")
-    updates: Size = Field(3000, description="of each network; the paper does not say")
-    batch_size: Size = Field(128, description="pairs in an update; the paper does not say")
+    test: Size = Field(4000, description="the most test pairs, from other episodes")
+    updates: Size = Field(3000, description="updates of each network; the paper has no number")
+    batch_size: Size = Field(128, description="pairs in an update; the paper has no number")
     learning_rate: Positive = Field(8e-5, description="the paper's (Sec. B.1.1)")
-    weight_decay: NotNegative = Field(3e-5, description="the paper's (Sec. B.1.1); a new encoder is trained without")
+    weight_decay: NotNegative = Field(3e-5, description="the paper's (Sec. B.1.1); a new encoder has none")
 
 
 def main(config: Config, checkpoint: Path, options: Options) -> None:
@@ -64,9 +64,10 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
         schedule = Schedule(optimizer, options.updates, options.batch_size)
         results[how] = []
         for size in sizes:
-            found = regress(encoder, data, size, schedule, key, frozen=how == "frozen")
-            results[how].append(found._asdict())
-            print(f"{regression_report.TITLES[how]}, {size} rows: mse {found.mse:.3g}, {found.unexplained:.3g} untold")
+            result = regress(encoder, data, size, schedule, key, frozen=how == "frozen")
+            results[how].append(result._asdict())
+            title = regression_report.TITLES[how]
+            print(f"{title}, {size} rows: mse {result.mse:.3g}, {result.unexplained:.3g} unexplained")
     report = {
         "title": f"{config.env.task}, model={config.model.name}, seed {config.seed}, env step {int(checkpoint.name)}",
         "run_dir": options.run_dir,

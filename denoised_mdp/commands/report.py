@@ -1,4 +1,4 @@
-"""Learning curves of several runs."""
+"""Draws learning curves of several runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def command() -> None:
     parser.add_argument(
         "--out", type=output(*PICTURES), required=True, help="the PNG to write; its numbers go to a .json beside it"
     )
-    parser.add_argument("--baselines", type=expanded, help="what the command baselines wrote")
+    parser.add_argument("--baselines", type=expanded, help="a file from the command baselines")
     options = parser.parse_args()
 
     from denoised_mdp.analysis import curves

@@ -49,11 +49,11 @@ def check_same_world(config: Config, source: Path) -> None:
     different = sources.differences(folder, run_dir.load(folder), config)
     found = [d for d in different if d.startswith(("env.", "noise."))]
     if found:
-        raise UserError(f"replay.source={source} is of another world ({', '.join(found)})")
+        raise UserError(f"replay.source={source} comes from another world ({', '.join(found)})")
 
 
 def main(*configs: Config) -> None:
-    """Starts the run in `config.run_dir`, or goes on with it; several seeds together."""
+    """Starts or resumes the run in `config.run_dir`; several seeds together."""
     from denoised_mdp.training.loop import train
 
     train(*configs)

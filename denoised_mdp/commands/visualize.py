@@ -1,4 +1,4 @@
-"""Pictures of what a trained agent believes."""
+"""Draws a trained agent's signal and noise."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Options(cli.RunOptions):
-    """What a trained agent takes for signal and for noise, in held-out episodes: an mp4 and a PNG strip of each."""
+    """Draws a trained agent's signal and noise in held-out episodes: an mp4 and a PNG strip of each."""
 
-    episodes: Size = Field(1, description="how many, each in an environment of its own")
+    episodes: Size = Field(1, description="number of episodes, each in its own environment")
     frozen_at: Count | None = Field(
-        None, description="step whose latents stand in for the frozen parts, or are walked; default: the middle"
+        None, description="step whose latents replace the frozen parts, or are walked; default: the middle"
     )
-    context: Size | None = Field(None, description="steps seen before the open-loop prediction; default: 25")
-    columns: Size = Field(8, description="moments in the PNG strip")
+    context: Size | None = Field(None, description="observed steps before the open-loop prediction; default: 25")
+    columns: Size = Field(8, description="frames in the PNG strip")
     swap: NoiseParts | None = Field(
         None, description="also exchange these parts of the noise between an episode and the next one, step by step"
     )
@@ -37,7 +37,7 @@ class Options(cli.RunOptions):
         None, description="also walk single dimensions of this part's state, from -3 to 3 standard deviations"
     )
     dimensions: Annotated[list[Count], Field(min_length=1)] | None = Field(
-        None, description="which to walk; default: the six that carry most"
+        None, description="dimensions to walk; default: the six with the most information"
     )
     imagine: Annotated[list[Place], Field(min_length=1)] | None = Field(
         None, description="also imagine x with the noise frozen, under actions: recorded, zero, reversed, or FILE.npy"

@@ -29,7 +29,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _PLACES = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 CONFIGS = next(filter(Path.is_dir, _PLACES), _PLACES[0]).resolve()
 SEARCHPATH = "hydra.searchpath"  # the setting of Hydra that names folders of configurations beside ours
-TOLD = 8  # choices of a group that an error lists; it only counts the rest
+LISTED = 8  # choices of a group that an error lists; it only counts the rest
 NAMED = ("env", "env.task", "noise", "model", "size", "seed", "seeds")  # every run's name contains these
 
 Groups = dict[str, list[str]]  # the choices of each group
@@ -50,12 +50,12 @@ def compose_seeds(overrides: Sequence[str]) -> list[Config]:
         UserError: an override is malformed or names no setting, or a value is wrong.
     """
     overrides = [at_home(text) for text in overrides]
-    known = groups(overrides)
+    choices = groups(overrides)
     for override in parse_overrides(overrides):
-        check_override(override, known)
+        check_override(override, choices)
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra.compose("config", [_forced(text, known) for text in overrides], return_hydra_config=True)
+            composed = hydra.compose("config", [_forced(text, choices) for text in overrides], return_hydra_config=True)
         return resolve(composed, composed.hydra)
     except (HydraException, OmegaConfBaseException) as error:
         # The first lines contain the message; then follow Hydra's search path and OmegaConf's own names.
@@ -124,11 +124,11 @@ def run_name(config: Config, choices: Any, overrides: Iterable[str]) -> str:
         if key not in NAMED and not settings.is_changeable(key):
             value = override.get_value_element_as_str()
             others[key] = value.replace("/", "-") if key == "experiment" else value
-    told = name + "".join(f"-{key}_{value}" for key, value in sorted(others.items()))
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", told)
-    if plain == told and len(told) <= 120:
+    full = name + "".join(f"-{key}_{value}" for key, value in sorted(others.items()))
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", full)
+    if plain == full and len(full) <= 120:
         return plain
-    return f"{plain[:110].rstrip('-_.')}-{zlib.crc32(told.encode()):08x}"
+    return f"{plain[:110].rstrip('-_.')}-{zlib.crc32(full.encode()):08x}"
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -143,7 +143,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(text))
         except HydraException as error:
-            raise UserError(f"cannot read {text!r}: settings are written key=value{_hint(text)}") from error
+            raise UserError(f"cannot read {text!r}: write a setting as key=value{_hint(text)}") from error
     return parsed
 
 
@@ -168,7 +168,7 @@ def _hint(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals:
         return did_you_mean(text, [f"{name}=..." for name in settings.names()])
-    return f", and a value with special characters is quoted twice: '{key}=\"{value}\"'"
+    return f", and quote a value with special characters twice: '{key}=\"{value}\"'"
 
 
 def check_override(override: Override, groups: Groups) -> None:
@@ -184,17 +184,17 @@ def check_override(override: Override, groups: Groups) -> None:
         return
     names = settings.names()
     if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
-        known = f"; write {key}=..." if key in groups or key in names else did_you_mean(key, [*groups, *names])
-        raise UserError(f"{text}: settings can be changed, not added or removed{known}")
+        advice = f"; write {key}=..." if key in groups or key in names else did_you_mean(key, [*groups, *names])
+        raise UserError(f"{text}: settings can be changed, not added or removed{advice}")
     if key in groups:
         choices = groups[key]
         values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
         for value in values:
             if value not in choices and not (key == "experiment" and value is None):
                 by_likeness = list(dict.fromkeys([*nearest(str(value), choices), *choices]))
-                more = f" and {len(choices) - TOLD} more in configs/{key}" if len(choices) > TOLD else ""
-                told = ", ".join(by_likeness[:TOLD]) + more
-                raise UserError(f"{key}={value}: there is no such choice, only {told}")
+                more = f" and {len(choices) - LISTED} more in configs/{key}" if len(choices) > LISTED else ""
+                listed = ", ".join(by_likeness[:LISTED]) + more
+                raise UserError(f"{key}={value}: there is no such choice, only {listed}")
     else:
         for name in _named(key, override.value()):
             if name not in names and not name.startswith(tuple(f"{free}." for free in sections.FREE)):
@@ -217,14 +217,14 @@ def groups(overrides: Sequence[str] = ()) -> Groups:
         UserError: a folder is missing.
     """
     if not CONFIGS.is_dir():
-        raise UserError(f"{CONFIGS} is missing: install the package anew")
-    found: Groups = {}
+        raise UserError(f"{CONFIGS} is missing: install the package again")
+    choices_of: Groups = {}
     for root in [CONFIGS, *_search_path(overrides)]:
         for file in sorted(root.glob("*/**/*.yaml")):
             group, *choice = file.relative_to(root).with_suffix("").parts
             if group != "hydra":
-                found.setdefault(group, []).append("/".join(choice))
-    return {group: sorted(set(choices)) for group, choices in sorted(found.items())}
+                choices_of.setdefault(group, []).append("/".join(choice))
+    return {group: sorted(set(choices)) for group, choices in sorted(choices_of.items())}
 
 
 def _search_path(overrides: Sequence[str]) -> list[Path]:
@@ -237,7 +237,7 @@ def _search_path(overrides: Sequence[str]) -> list[Path]:
                 scheme, _, name = str(place).rpartition("://")
                 folder = _folder_of_package(name) if scheme == "pkg" else Path(name)
                 if folder is None or not folder.is_dir():
-                    raise UserError(f"{override.input_line}: {place} is no folder of configurations")
+                    raise UserError(f"{override.input_line}: {place} is not a folder of configurations")
                 folders.append(folder)
     return folders
 

@@ -94,13 +94,19 @@ class Config(Settings):
 
 
 def _misfits(config: Config) -> Iterator[str]:
-    model, train, replay = config.model, config.train, config.replay
+    yield from _misfits_of_model(config.model)
+    yield from _misfits_of_updates(config)
+    yield from _misfits_of_collecting(config)
+    yield from _misfits_of_lengths(config)
+
+
+def _misfits_of_model(model: DenoisedModel | TIAModel) -> Iterator[str]:
     parts: dict[str, Part] = {name: getattr(model, name) for name in PART_NAMES}
     for name, part in parts.items():
         if name == "x" and not (part.belief and part.state):
             yield (
                 f"model.x.belief={part.belief} model.x.state={part.state}: both must be at least 1, "
-                "x is all that the policy sees"
+                "because the policy sees only x"
             )
         if bool(part.belief) != bool(part.state):
             yield (
@@ -113,6 +119,10 @@ def _misfits(config: Config) -> Iterator[str]:
         yield f"{widths}: model=tia has {' and '.join(TIA_PARTS)}, and no {' or '.join(others)}"
     if isinstance(model, DenoisedModel) and (model.beta_free_nats_x or 0) > model.beta_x:
         yield f"model.beta_free_nats_x={model.beta_free_nats_x}: must not exceed model.beta_x={model.beta_x}"
+
+
+def _misfits_of_updates(config: Config) -> Iterator[str]:
+    model, train = config.model, config.train
     if train.batch_size % model.decode_every:
         yield f"model.decode_every={model.decode_every}: must divide train.batch_size={train.batch_size}"
     if isinstance(config.policy, DynamicsPolicy):
@@ -121,24 +131,32 @@ def _misfits(config: Config) -> Iterator[str]:
             yield f"policy.burn_in={burn_in}: must be below train.batch_length={train.batch_length}"
         elif every > (states := train.batch_size * (train.batch_length - burn_in)):
             yield (
-                f"policy.start_every={every}: must not exceed the {states} states of a batch that imagination may "
-                "start from (train.batch_size x train.batch_length, less policy.burn_in rows)"
+                f"policy.start_every={every}: must not exceed {states}, the states of a batch that imagination can "
+                "start from (train.batch_size x train.batch_length, without policy.burn_in rows)"
             )
+
+
+def _misfits_of_collecting(config: Config) -> Iterator[str]:
+    train, replay = config.train, config.replay
     if train.prefill >= train.env_steps:
         yield (
-            f"train.prefill={train.prefill}: must be below train.env_steps={train.env_steps}, or nothing would be "
-            "learned"
+            f"train.prefill={train.prefill}: must be below train.env_steps={train.env_steps}, or the agent would not "
+            "learn"
         )
     first_end = train.envs * config.env.episode_frames  # until then all environments are in their first episode
     if train.envs > 1 and config.env.name != "custom" and not replay.include_running and first_end > train.env_steps:
         yield (
-            f"train.envs={train.envs}: their first episodes end at env step {first_end}, beyond train.env_steps="
-            f"{train.env_steps}, and nothing would be learned before: fewer of them, or replay.include_running=true"
+            f"train.envs={train.envs}: their first episodes end at env step {first_end}, after train.env_steps="
+            f"{train.env_steps}, and the agent cannot learn before; choose fewer, or replay.include_running=true"
         )
     if config.seeds > 1 and config.distributed:
-        yield f"seeds={config.seeds}: not with distributed=true, which is for one seed"
+        yield f"seeds={config.seeds}: impossible with distributed=true, which takes one seed"
     if replay.device and config.distributed:
-        yield "replay.device=true: not with distributed=true, where each process reads its share from the disk"
+        yield "replay.device=true: impossible with distributed=true, where each process reads its share from the disk"
+
+
+def _misfits_of_lengths(config: Config) -> Iterator[str]:
+    train, replay = config.train, config.replay
     if replay.capacity < train.batch_length:
         yield f"replay.capacity={replay.capacity}: must be at least train.batch_length={train.batch_length}"
     if train.every < config.env.action_repeat:
@@ -188,33 +206,39 @@ def parse(values: Mapping[str, Any]) -> Config:
 def explain(error: ValidationError, known: list[str]) -> str:
     """Returns pydantic's errors in one line; `known`: the names to suggest for an unknown one."""
     lines: list[str] = []
-    told = set()
-    for found in error.errors():
-        place, kind, value = [str(part) for part in found["loc"]], found["type"], found.get("input")
-        chosen = None
-        if len(place) > 1 and place[0] in ("env", "model", "policy"):  # pydantic inserts the name of the chosen one
-            chosen = f"{place[0]}={place.pop(1)}"
-        name = ".".join(place)
+    reported = set()
+    for finding in error.errors():
+        kind, value = finding["type"], finding.get("input")
+        name, chosen = _place(finding["loc"])
         if kind == "extra_forbidden" and name in known:
-            lines.append(f"{name}={value}: is no setting of {chosen}")
+            lines.append(f"{name}={value}: is not a setting of {chosen}")
         elif kind == "extra_forbidden":
             lines.append(f"{name}: there is no such setting{did_you_mean(name, known)}")
         elif kind == "union_tag_invalid":
-            told_by = found.get("ctx", {})
-            lines.append(f"{name}.name={told_by.get('tag')}: should be one of {told_by.get('expected_tags')}")
+            context = finding.get("ctx", {})
+            lines.append(f"{name}.name={context.get('tag')}: should be one of {context.get('expected_tags')}")
         elif kind == "union_tag_not_found":
             lines.append(f"{name}.name: is missing")
         elif kind == "missing":
             lines.append(f"{name}: is missing" + (f", {chosen} sets it" if chosen else ""))
         elif kind == "value_error":
-            lines.append(str(found.get("ctx", {}).get("error")))
+            lines.append(str(finding.get("ctx", {}).get("error")))
         elif kind in ("model_type", "dict_type"):
             inside = [k for k in known if k.startswith(f"{name}.")]
             lines.append(f"{name}={value}: is a section, with settings such as {', '.join(inside[:2])}")
-        elif (str(value), kind) not in told:  # else a setting that another one refers to, as model.beta_y to beta
-            told.add((str(value), kind))
-            lines.append(f"{name}={value}: {found['msg'].removeprefix('Input ').removeprefix('String ')}")
+        elif (str(value), kind) not in reported:  # else from another wrong setting, as model.beta_y from model.beta
+            reported.add((str(value), kind))
+            lines.append(f"{name}={value}: {finding['msg'].removeprefix('Input ').removeprefix('String ')}")
     return one_line("; ".join(lines))
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[str, str | None]:
+    """Returns the dotted name of a setting, and the choice that it belongs to, as policy=sac, if there is one."""
+    place = [str(part) for part in location]
+    chosen = None
+    if len(place) > 1 and place[0] in ("env", "model", "policy"):  # pydantic inserts the name of the chosen one
+        chosen = f"{place[0]}={place.pop(1)}"
+    return ".".join(place), chosen
 
 
 def save(config: Config, path: Path) -> None:

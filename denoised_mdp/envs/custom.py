@@ -45,7 +45,8 @@ class Custom(RandomWorld):
         episode_frames: int,
         seed: np.random.SeedSequence,
     ):
-        """
+        """Constructs the environment.
+
         Args:
             constructor, arguments: as in `check`; the constructor's first argument is a `numpy.random.RandomState`.
             image_size: H = W of the scaled pictures.

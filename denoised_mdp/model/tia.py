@@ -239,9 +239,10 @@ Fit = Callable[[MLP, jax.Array, Array], tuple[MLP, optax.OptState]]  # adversary
 def model_loss(
     model: TIA, batch: Batch, noise: Latent[jax.Array], objective: Objective, fit: Fit
 ) -> tuple[jax.Array, tuple[Latent[Factor], tuple[MLP, optax.OptState], dict[str, jax.Array]]]:
-    """Returns a mean over [T, B] of
-        -log p(o|x,y) - w log p(r|x) + alpha KL_x                              what the task model minimises,
-        - lambda_Os log p(o|y) + lambda_Radv log p_adversary(r|y) + alpha KL_y  and the distractor, beside the picture
+    """Returns the losses of the task model and of the distractor in one sum, as a mean over [T, B].
+
+        -log p(o|x,y) - w log p(r|x) + alpha KL_x                               the task model
+        - lambda_Os log p(o|y) + lambda_Radv log p_adversary(r|y) + alpha KL_y  the distractor, which shares the picture
 
     One sum holds both, because the terms of one do not depend on the other. No gradient reaches the adversary, which
     `fit` trains on the latents of this batch.

@@ -21,7 +21,7 @@ from denoised_mdp.model.nets import GRU, MLP, PLAIN, Activation, Linear, Style, 
 
 
 class Evidence(NamedTuple):
-    """What an observation adds to the first layer of each posterior; no recurrence, so computed for all T at once."""
+    """An observation's share in the first layer of each posterior; not recurrent, so computed for all T at once."""
 
     xy: jax.Array  # [B, width of the joint posterior of x and y]
     z: jax.Array  # [B, width of z's posterior]

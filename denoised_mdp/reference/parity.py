@@ -75,25 +75,25 @@ def check(path: Path) -> Report:
             ours = dict(computed(inputs))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    known = {"config", *(f"weight/{name}" for name in weights.weights_of(arrays)), *inputs.read, *ours}
+    used = {"config", *(f"weight/{name}" for name in weights.weights_of(arrays)), *inputs.read, *ours}
     return Report(
         checks=[_compare(name, value, arrays[name]) for name, value in ours.items() if name in arrays],
         missing=[name for name in ours if name not in arrays and name not in OPTIONAL],
-        unchecked=[name for name in arrays if name not in known],
+        unchecked=[name for name in arrays if name not in used],
     )
 
 
 def table(report: Report, *, every_array: bool) -> str:
     """Returns a report as text: a line for each quantity with its worst array, or one for each array."""
     groups: dict[str, list[Check]] = {}
-    for found in report.checks:
-        groups.setdefault(found.name if every_array else found.group, []).append(found)
+    for check in report.checks:
+        groups.setdefault(check.name if every_array else check.group, []).append(check)
     width = max((len(name) for name in groups), default=0)
     lines = []
     for name, checks in groups.items():
         worst = max(checks, key=lambda check: (not check.agrees, check.error / check.limit))
-        told = f"  {name:<{width}}  {worst.error:8.1e} of {worst.limit:.0e}  {'' if worst.agrees else 'DIFFERS'}"
-        lines.append(told if every_array else f"{told:<{width + 33}}{len(checks):>4} arrays, worst {worst.name}")
+        line = f"  {name:<{width}}  {worst.error:8.1e} of {worst.limit:.0e}  {'' if worst.agrees else 'DIFFERS'}"
+        lines.append(line if every_array else f"{line:<{width + 33}}{len(checks):>4} arrays, worst {worst.name}")
     lines += [f"  {name}  MISSING from the file" for name in report.missing]
     lines += [f"  {name}  NOT CHECKED: nothing here computes it" for name in report.unchecked]
     bad = sum(not check.agrees for check in report.checks) + len(report.missing) + len(report.unchecked)

@@ -159,17 +159,17 @@ def to_ours(weights: Arrays, like: TrainState) -> TrainState:
     Raises:
         UserError: an entry is missing, left over or of another shape; the message names them.
     """
-    ours, wanted = named(like), to_theirs(like)
-    wrong = [f"{name} is missing" for name in wanted.keys() - weights.keys()]
-    wrong += [f"{name} is not of this model" for name in weights.keys() - wanted.keys()]
-    wrong += [
-        f"{name} is {weights[name].shape}, not {wanted[name].shape}"
-        for name in wanted.keys() & weights.keys()
-        if weights[name].shape != wanted[name].shape
+    ours, expected = named(like), to_theirs(like)
+    problems = [f"{name} is missing" for name in expected.keys() - weights.keys()]
+    problems += [f"{name} does not belong to this model" for name in weights.keys() - expected.keys()]
+    problems += [
+        f"{name} is {weights[name].shape}, not {expected[name].shape}"
+        for name in expected.keys() & weights.keys()
+        if weights[name].shape != expected[name].shape
     ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise UserError("; ".join(sorted(wrong)[:5]) + more)
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError("; ".join(sorted(problems)[:5]) + more)
     for name, entry in entries(ours).items():
         lengths = [len(np.atleast_1d(ours[key])) for key in entry.ours]
         pieces = np.split(entry.layout.to_ours(weights[name]), np.cumsum(lengths)[:-1])
@@ -192,15 +192,11 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
         if name not in weights:
             raise UserError(f"{name} is missing")
         if weights[name].ndim != axes:
-            raise UserError(f"{name} is {weights[name].shape}, not of {axes} axes")
+            raise UserError(f"{name} is {weights[name].shape}, but should have {axes} axes")
         return weights[name].shape
 
-    def last(module: str) -> int:
-        numbers = [name.removeprefix(f"{module}.").split(".")[0] for name in weights if name.startswith(f"{module}.")]
-        return max((int(number) for number in numbers if number.isdigit()), default=0)
-
     def widths(module: str) -> list[int]:
-        return [shape(f"{module}.{i}.weight")[0] for i in range(0, last(module) + 1, 2)][:-1]
+        return [shape(f"{module}.{i}.weight")[0] for i in range(0, _last_layer(weights, module) + 1, 2)][:-1]
 
     part_widths = {}
     for part in PARTS:
@@ -212,12 +208,12 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
     seen_by_x = shape("transition_model.x_state_action_pre_rnn.module.0.weight")[1]
     actions = seen_by_x - sx
     if actions < 1:
-        raise UserError(f"x's state of {sx} and an action should be seen by its prior, which has {seen_by_x} inputs")
+        raise UserError(f"the prior of x has {seen_by_x} inputs, too few for its state of {sx} and an action")
     image_sizes = {2 * len(layers) + 1: size for size, layers in CONV_ENCODER.items()}
-    linear = last(ENCODER)
+    linear = _last_layer(weights, ENCODER)
     if linear not in image_sizes:
-        known = " or ".join(f"{number} for {size} pixels" for number, size in image_sizes.items())
-        raise UserError(f"the last layer of {ENCODER} should be number {known}, not {linear}")
+        layer_numbers = " or ".join(f"{number} for {size} pixels" for number, size in image_sizes.items())
+        raise UserError(f"the last layer of {ENCODER} should be number {layer_numbers}, not {linear}")
     policy, critic = ("sac", "q_model_0") if "log_ent_coef" in weights else ("dynamics", "value_model")
     settings = {
         "policy": policy,
@@ -244,6 +240,11 @@ def sizes(weights: Arrays) -> tuple[int, dict[str, Any]]:
     return actions, settings
 
 
+def _last_layer(weights: Arrays, module: str) -> int:
+    numbers = [name.removeprefix(f"{module}.").split(".")[0] for name in weights if name.startswith(f"{module}.")]
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
 def overrides(settings: Mapping[str, Any]) -> list[str]:
     """Returns settings in the form of a command line."""
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
@@ -255,24 +256,26 @@ def described(config: Mapping[str, Any], weights: Arrays) -> dict[str, Any]:
     Raises:
         UserError: a key is missing, contradicts the arrays, or needs an option that this code does not have.
     """
-    actions, found = sizes(weights)
+    actions, settings = sizes(weights)
     stated = {
         "action_size": actions,
-        "image_size": found["env.image_size"],
-        "embedding_size": found["model.embedding"],
-        "decoder_hidden_size": found["model.decoder_hidden"],
-        "filter_base": found["model.conv_features"],
+        "image_size": settings["env.image_size"],
+        "embedding_size": settings["model.embedding"],
+        "decoder_hidden_size": settings["model.decoder_hidden"],
+        "filter_base": settings["model.conv_features"],
         "dense_activation": "elu",
         "conv_activation": "relu",
         "observation_stddev": 1.0,
         "reward_stddev": 1.0,
-        **{f"{part}.{width}_size": found[f"model.{part}.{width}"] for part in PARTS for width in ("belief", "state")},
+        **{
+            f"{part}.{width}_size": settings[f"model.{part}.{width}"] for part in PARTS for width in ("belief", "state")
+        },
     }
-    if "model.z_prior_uses_y" in found:
-        stated["z_prior_uses_y"] = found["model.z_prior_uses_y"]
+    if "model.z_prior_uses_y" in settings:
+        stated["z_prior_uses_y"] = settings["model.z_prior_uses_y"]
     for name, value in stated.items():
-        if (told := _value(config, name)) != value:
-            raise UserError(f"config: {name} is {told}, but these weights and this code have {value}")
+        if (stated_value := _value(config, name)) != value:
+            raise UserError(f"config: {name} is {stated_value}, but these weights and this code have {value}")
     kl = ("alpha", "beta_x", "beta_y", "beta_z", "free_nats_x", "free_nats_y", "free_nats_z", "beta_free_nats_x")
     return {
         "model.min_stddev": _value(config, "min_stddev"),
@@ -354,7 +357,7 @@ def read_config(arrays: Arrays) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise UserError(f"config is not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise UserError("config is no JSON object")
+        raise UserError("config is not a JSON object")
     return config
 
 
@@ -375,7 +378,7 @@ def _read_checkpoint(path: Path) -> Source:
         env_step = int(saved["num_env_steps"])
     except (KeyError, TypeError):
         raise UserError(
-            "is no checkpoint of the reference, which has world_model, policy_learning.module and num_env_steps"
+            "is not a checkpoint of the reference, which has world_model, policy_learning.module and num_env_steps"
         ) from None
     weights = {name: tensor.numpy() for name, tensor in tensors.items()}
     discounts = weights.pop("plan_horizon_discount", None)  # [horizon - 1, 1]: powers of the discount

@@ -84,21 +84,23 @@ def all_of(run_dir: Path) -> list[Path]:
 
 def latest(run_dir: Path) -> Path | None:
     """Returns the newest complete checkpoint of a run, or None."""
-    found = all_of(run_dir)
-    return found[-1] if found else None
+    checkpoints = all_of(run_dir)
+    return checkpoints[-1] if checkpoints else None
 
 
 def latest_sound(run_dir: Path) -> Path | None:
     """Returns the newest undamaged checkpoint; if all are damaged, the newest; None if there is none."""
-    found = all_of(run_dir)
-    return next((path for path in reversed(found) if damage(path) is None), found[-1] if found else None)
+    checkpoints = all_of(run_dir)
+    return next(
+        (path for path in reversed(checkpoints) if damage(path) is None), checkpoints[-1] if checkpoints else None
+    )
 
 
 def damage(path: Path) -> str | None:
     """Returns the defect of a checkpoint's files, or None."""
     try:
         if "env_step" not in load_progress(path):
-            return f"{path / 'progress.json'} lacks the env step"
+            return f"{path / 'progress.json'} has no env_step"
         _arrays(path)
         return None
     except UserError as error:
@@ -127,7 +129,7 @@ def set_aside_damaged(run_dir: Path, defect: Callable[[Path], str | None] = dama
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
         left = int(all_of(run_dir)[-1].name)
-        _log.warning("%s: %s; the run goes on from env step %d", path, found, left)
+        _log.warning("%s: %s; the run resumes from env step %d", path, found, left)
 
 
 def load_progress(path: Path) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def load_progress(path: Path) -> dict[str, Any]:
     try:
         progress = json.loads(_read(file))
         if not isinstance(progress, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {one_line(error)}") from error
     return progress
@@ -153,17 +155,17 @@ def load_state(path: Path, like: Tree) -> Tree:
         UserError: the file is damaged, or an array is missing, left over or of another shape; the message names them.
     """
     file, saved = path / "state.safetensors", _arrays(path)
-    wanted = _by_name(like)
-    wrong = [f"missing {name}" for name in wanted.keys() - saved.keys()]
-    wrong += [f"unexpected {name}" for name in saved.keys() - wanted.keys()]
-    wrong += [
-        f"{name} is {saved[name].shape}, not {wanted[name].shape}"
-        for name in wanted.keys() & saved.keys()
-        if saved[name].shape != wanted[name].shape
+    expected = _by_name(like)
+    problems = [f"missing {name}" for name in expected.keys() - saved.keys()]
+    problems += [f"unexpected {name}" for name in saved.keys() - expected.keys()]
+    problems += [
+        f"{name} is {saved[name].shape}, not {expected[name].shape}"
+        for name in expected.keys() & saved.keys()
+        if saved[name].shape != expected[name].shape
     ]
-    if wrong:
-        raise UserError(f"{file} does not fit this configuration: {'; '.join(sorted(wrong)[:5])}")
-    return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(saved[name]) for name in wanted])
+    if problems:
+        raise UserError(f"{file} does not fit this configuration: {'; '.join(sorted(problems)[:5])}")
+    return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(saved[name]) for name in expected])
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

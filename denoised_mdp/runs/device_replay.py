@@ -69,17 +69,17 @@ class DeviceReplay:
         for id in self._places.keys() - held.keys():
             self._free = np.concatenate([self._free, self._places.pop(id)])
         for id, episode in held.items():
-            known = self._places.get(id, self._free[:0])
-            if len(known) == episode.length:
+            old = self._places.get(id, self._free[:0])
+            if len(old) == episode.length:
                 continue
-            new, self._free = np.split(self._free, [episode.length - len(known)])
-            if len(known) + len(new) < episode.length:
+            new, self._free = np.split(self._free, [episode.length - len(old)])
+            if len(old) + len(new) < episode.length:
                 raise UserError(
-                    f"replay.device=true: the replay has outgrown the {self._size} rows that episodes of full length "
-                    "would take; the same command with replay.device=false goes on from the last checkpoint"
+                    f"replay.device=true: the replay has outgrown {self._size} rows, enough for episodes of full "
+                    "length; the same command with replay.device=false resumes from the last checkpoint"
                 )
-            self._places[id] = np.concatenate([known, new])
-            for start in range(len(known), episode.length, PIECE):
+            self._places[id] = np.concatenate([old, new])
+            for start in range(len(old), episode.length, PIECE):
                 places = self._places[id][start : start + PIECE]
                 self._write(places, replay.rows(episode, start, len(places)))
 
@@ -111,7 +111,7 @@ def _check_fits(rows: int, row_bytes: int, share: float) -> None:
     has = stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if rows * row_bytes > share * has:
         raise UserError(
-            f"replay.device=true: {rows} rows of {row_bytes} bytes take {rows * row_bytes / 2**30:.1f} GiB, and of "
-            f"the device's {has / 2**30:.1f} GiB at most {share:.0%} are for them: a smaller replay.capacity, or "
+            f"replay.device=true: {rows} rows of {row_bytes} bytes take {rows * row_bytes / 2**30:.1f} GiB, more than "
+            f"{share:.0%} of the device's {has / 2**30:.1f} GiB; choose a smaller replay.capacity, or "
             "replay.device=false"
         )

@@ -82,7 +82,7 @@ def record_dtype(
 
 
 def factor_names(dtype: np.dtype) -> tuple[str, ...]:
-    """The names of the factors in a record."""
+    """Returns the names of the factors in a record."""
     return tuple(name.removeprefix(FACTOR) for name in dtype.names or () if name.startswith(FACTOR))
 
 
@@ -106,7 +106,7 @@ def record(dtype: np.dtype, step: StepLike, action: NDArray[np.floating] | None)
         values |= {"action": action, "reward": step.reward}
     for name in factor_names(dtype):
         if name not in step.info.get("factors", {}):
-            raise ValueError(f"the replay stores factors that this step lacks: no factor {name} in its info")
+            raise ValueError(f"the replay stores a factor that is missing in this step's info: {name}")
         values[FACTOR + name] = step.info["factors"][name]
     if np.asarray(step.observation).dtype != np.uint8:
         raise ValueError(f"the replay stores uint8 frames, got {np.asarray(step.observation).dtype}")
@@ -121,7 +121,7 @@ def record(dtype: np.dtype, step: StepLike, action: NDArray[np.floating] | None)
 
 def _check_finite(name: str, value: Any, stored: NDArray[Any]) -> None:
     if stored.dtype.kind == "f" and not np.isfinite(stored).all():
-        raise ReplayError(f"its {name} is {np.asarray(value).tolist()}, and not finite as float32 takes it; not kept")
+        raise ReplayError(f"its {name} is {np.asarray(value).tolist()}, not a finite float32; the step is not stored")
 
 
 def write_spec(directory: Path, dtype: np.dtype) -> None:
@@ -148,7 +148,7 @@ def read_spec(directory: Path) -> np.dtype:
         problem = f"{type(error).__name__}: {one_line(error)}"
         raise ReplayError(f"{directory / 'spec.json'} cannot be read: {problem}") from None
     if form != FORMAT:
-        raise ReplayError(f"{directory} is a replay of format {form}, this version reads format {FORMAT}")
+        raise ReplayError(f"{directory} is a replay of format {form}, but this version reads format {FORMAT}")
     return dtype
 
 
@@ -161,11 +161,12 @@ def _check_fields(dtype: np.dtype) -> None:
             raise ValueError(f"{name} is {dtype[name]}")
 
 
-def check_same_record(directory: Path, found: np.dtype, wanted: np.dtype) -> None:
-    if found == wanted:
+def check_same_record(directory: Path, stored: np.dtype, new: np.dtype) -> None:
+    """Raises a ReplayError where the record of a replay differs from that of the run."""
+    if stored == new:
         return
-    for name in dict.fromkeys((*(found.names or ()), *(wanted.names or ()))):
-        there, here = (str(d[name]) if name in (d.names or ()) else "nothing" for d in (found, wanted))
+    for name in dict.fromkeys((*(stored.names or ()), *(new.names or ()))):
+        there, here = (str(d[name]) if name in (d.names or ()) else "nothing" for d in (stored, new))
         if there != here:
             raise ReplayError(f"{directory} holds another replay: its {name} is {there}, this run stores {here}")
     raise ReplayError(f"{directory} holds another replay: its fields are in another order")
@@ -178,7 +179,7 @@ def files(directory: Path) -> list[Episode]:
 
 
 def whole_records(path: Path, record_bytes: int) -> int:
-    """Whole records in a file, 0 if there is none."""
+    """Returns the number of whole records in a file; 0 if the file is missing."""
     try:
         return path.stat().st_size // record_bytes
     except FileNotFoundError:

@@ -181,19 +181,19 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 def _readable(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Returns the complete lines, each with its metrics."""
-    found, unreadable = [], 0
+    lines, unreadable = [], 0
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             metrics = json.loads(line)
         except (ValueError, RecursionError):
             metrics = None
         if line.endswith(b"\n") and isinstance(metrics, dict) and isinstance(metrics.get("env_step"), int):
-            found.append((line, metrics))
+            lines.append((line, metrics))
         else:
             unreadable += line.endswith(b"\n") and not line.isspace()
     if unreadable:
-        _log.warning("%s: %d lines are no metrics, and are left out", path, unreadable)
-    return found
+        _log.warning("%s: %d lines contain no metrics, and are left out", path, unreadable)
+    return lines
 
 
 def _number(value: SupportsFloat) -> float | int:
@@ -233,8 +233,8 @@ def _start_wandb(run_dir: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
     except ImportError:
         raise UserError(f"logger.wandb={mode} needs wandb: pip install wandb") from None
     id_file = run_dir / "wandb_id.txt"
-    known = id_file.read_text(errors="replace").strip() if id_file.exists() else ""
-    run_id = known if known.isalnum() else uuid.uuid4().hex[:8]
+    saved_id = id_file.read_text(errors="replace").strip() if id_file.exists() else ""
+    run_id = saved_id if saved_id.isalnum() else uuid.uuid4().hex[:8]
     try:
         run = wandb.init(
             project=PROJECT,

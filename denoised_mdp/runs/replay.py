@@ -96,10 +96,10 @@ class Replay:
         if not (directory / "spec.json").exists() and (directory / "replay" / "spec.json").exists():
             directory = directory / "replay"
         dtype = episode_files.read_spec(directory)
-        for name, wanted in (("observation", observation_shape), ("action", (action_size,))):
-            if wanted not in (None, (None,)) and dtype[name].shape != tuple(wanted):
+        for name, needed in (("observation", observation_shape), ("action", (action_size,))):
+            if needed not in (None, (None,)) and dtype[name].shape != tuple(needed):
                 raise ReplayError(
-                    f"{directory}: its {name}s have shape {dtype[name].shape}, this run needs {tuple(wanted)}"
+                    f"{directory}: its {name}s have shape {dtype[name].shape}, this run needs {tuple(needed)}"
                 )
         replay = cls.__new__(cls)
         replay._set_up(directory, dtype, capacity=0, include_running=include_running, writable=False)
@@ -150,7 +150,7 @@ class Replay:
             self._running[stream] = Episode(self._next_id, stream, 0)
             self._next_id += 1
         elif stream not in self._running:
-            raise ValueError(f"stream {stream} of the replay has no episode going on: is_first must come first")
+            raise ValueError(f"stream {stream} of the replay has no running episode: begin one with is_first")
         episode = self._running[stream]
         if stream not in self._open_files:
             path = self.directory / episode.file
@@ -229,19 +229,19 @@ class Replay:
         index = index or {"finished": [], "running": [], "next_id": 0}
         finished = {episode[0]: Episode(*episode) for episode in index["finished"]}
         running = {episode[1]: Episode(*episode) for episode in index["running"]}
-        known = {e.file: e for e in (*finished.values(), *running.values())}
-        if defect := episode_files.cut(self.directory, known.values(), self.dtype.itemsize):
+        episodes = {e.file: e for e in (*finished.values(), *running.values())}
+        if defect := episode_files.cut(self.directory, episodes.values(), self.dtype.itemsize):
             raise ReplayError(defect)
         checksums = {episode: checksum for episode, checksum in index.get("checksums", ())}
         if self._writable:
             self.close()
             self._prepare()
-            for found in episode_files.files(self.directory):
-                if found.file not in known:
-                    (self.directory / found.file).unlink()
-            for episode in known.values():
+            for stored in episode_files.files(self.directory):
+                if stored.file not in episodes:
+                    (self.directory / stored.file).unlink()
+            for episode in episodes.values():
                 os.truncate(self.directory / episode.file, episode.length * self.dtype.itemsize)
-            for episode in known.values():  # those of a checkpoint from before there were checksums
+            for episode in episodes.values():  # those of a checkpoint from before there were checksums
                 if episode.id not in checksums:
                     checksums[episode.id] = episode_files.checksum_of(self.directory, episode, self.dtype.itemsize)
             self._checksums = checksums
@@ -255,9 +255,9 @@ class Replay:
         self._need_writable("release")
         oldest = min((episode[0] for episode in (*index["finished"], *index["running"])), default=0)
         held = {episode.id for episode in self.episodes()}
-        for found in episode_files.files(self.directory):
-            if found.id < oldest and found.id not in held:
-                (self.directory / found.file).unlink()
+        for stored in episode_files.files(self.directory):
+            if stored.id < oldest and stored.id not in held:
+                (self.directory / stored.file).unlink()
 
     def refresh(self) -> None:
         """Reads the folder of a read-only replay again, for the steps written since.
@@ -269,9 +269,9 @@ class Replay:
             raise ValueError(f"{self.directory}: refresh is for a replay that was opened read-only")
         self._finished.clear()
         self._running.clear()
-        for found in episode_files.files(self.directory):
-            rows = episode_files.whole_records(self.directory / found.file, self.dtype.itemsize)
-            episode = found._replace(length=rows)
+        for stored in episode_files.files(self.directory):
+            rows = episode_files.whole_records(self.directory / stored.file, self.dtype.itemsize)
+            episode = stored._replace(length=rows)
             if previous := self._running.pop(episode.stream, None):  # a later episode of the stream has begun
                 self._finished[previous.id] = previous
             if episode.length:
@@ -372,7 +372,7 @@ class Replay:
             kind = "" if self.include_running else "finished "
             longest = max((episode.length for episode in self.sampled()), default=0)
             raise ReplayError(
-                f"{self.directory}: sequences of {length} steps wanted, the longest {kind}episode has {longest}"
+                f"{self.directory}: no sequence of {length} steps, the longest {kind}episode has {longest}"
             )
         ends = np.cumsum(fits)
         draws = rng.integers(ends[-1], size=updates * batch)
@@ -407,7 +407,7 @@ class Replay:
 
     def _need_writable(self, what: str) -> None:
         if not self._writable:
-            raise ValueError(f"{self.directory} was opened read-only: it takes no {what}")
+            raise ValueError(f"{self.directory} was opened read-only, which excludes {what}")
 
 
 def _rows_of(line: Sequence[Episode]) -> int:

@@ -40,11 +40,11 @@ def check(config: Config) -> None:
             f"run_dir={run_dir} lies in the folder of another run, {run_dir.parent}; choose another run_dir"
         )
     if (run_dir / CONFIG).exists():
-        found = sources.differences(run_dir, settings.load(run_dir / CONFIG), config)
-        if found:
-            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        differences = sources.differences(run_dir, settings.load(run_dir / CONFIG), config)
+        if differences:
+            more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
             raise UserError(
-                f"run_dir={run_dir} holds a run of another configuration ({', '.join(found[:5])}{more}); "
+                f"run_dir={run_dir} holds a run of another configuration ({', '.join(differences[:5])}{more}); "
                 "choose another run_dir, or delete that one"
             )
         if changed := sources.changed(run_dir, config):
@@ -115,7 +115,7 @@ def locked(run_dir: Path) -> Iterator[Lock]:
             file.seek(0)
             raise UserError(
                 f"run_dir={run_dir} is in use: process {one_line(file.read())} trains there, or is suspended; "
-                "end that one first, or choose another run_dir"
+                "end that process first, or choose another run_dir"
             ) from None
         except OSError as error:  # a file system without locks
             _log.warning("run_dir=%s cannot be locked (%s): start no second process there", run_dir, one_line(error))
@@ -147,13 +147,13 @@ def checkpoint(run_dir: Path, which: str) -> Path:
     """
     from denoised_mdp.runs.checkpoint import all_of  # imports jax
 
-    found = all_of(run_dir)
-    if not found:
+    checkpoints = all_of(run_dir)
+    if not checkpoints:
         raise UserError(f"run_dir={run_dir} has no checkpoint yet")
     if which == "latest":
-        return found[-1]
-    for path in found:
+        return checkpoints[-1]
+    for path in checkpoints:
         if which.isdigit() and int(path.name) == int(which):
             return path
-    steps = ", ".join(str(int(path.name)) for path in found)
-    raise UserError(f"checkpoint={which}: there is none, only latest and those of env steps {steps}")
+    steps = ", ".join(str(int(path.name)) for path in checkpoints)
+    raise UserError(f"checkpoint={which}: there is no such checkpoint, only latest and those of env steps {steps}")

@@ -21,29 +21,29 @@ _SAMPLE = 4096  # bytes from the middle of each file
 
 def differences(folder: Path, old: Config, new: Config) -> list[str]:
     """Returns `settings.differences`, except for paths to the same files. `old` configures the run in `folder`."""
-    found = {text.split(":")[0]: text for text in settings.differences(old, new)}
-    moved = [name for name in PATHS if name in found and _same(folder, old, new, name)]
-    return [text for name, text in found.items() if name not in moved]
+    changes = {text.split(":")[0]: text for text in settings.differences(old, new)}
+    moved = [name for name in PATHS if name in changes and _same(folder, old, new, name)]
+    return [text for name, text in changes.items() if name not in moved]
 
 
 def changed(folder: Path, config: Config) -> str | None:
     """Returns a sentence if the videos differ from those at the start of the run in `folder`, else None."""
-    before, now = _known(folder).get(VIDEOS), _identities(config).get(VIDEOS)
+    before, now = _recorded(folder).get(VIDEOS), _identities(config).get(VIDEOS)
     if before is None or now is None or before == now:
         return None
     return (
-        f"{VIDEOS}={config.noise.source} holds other files than when the run began, "
-        "so that its clips for training and for evaluation would be divided otherwise"
+        f"{VIDEOS}={config.noise.source} holds other files than at the start of the run, "
+        "which would change the division into clips for training and for evaluation"
     )
 
 
 def note(folder: Path, config: Config) -> None:
     """Records the files that the run in `folder` depends on: its videos only once, its code as it is now."""
-    known = _known(folder)
-    found = _identities(config) | {name: known[name] for name in (VIDEOS,) if name in known}
-    if found != known:
+    old = _recorded(folder)
+    new = _identities(config) | {name: old[name] for name in (VIDEOS,) if name in old}
+    if new != old:
         partial = folder / f"{FILE}.partial"
-        partial.write_text(json.dumps(found, indent=1) + "\n")
+        partial.write_text(json.dumps(new, indent=1) + "\n")
         partial.replace(folder / FILE)
 
 
@@ -57,8 +57,8 @@ def _same(folder: Path, old: Config, new: Config, name: str) -> bool:
             return False
     if Path(before).expanduser().resolve() == Path(now).expanduser().resolve():
         return True
-    known = _known(folder).get(name)
-    return known is not None and known == _identities(new).get(name)
+    recorded = _recorded(folder).get(name)
+    return recorded is not None and recorded == _identities(new).get(name)
 
 
 def _value(config: Config, name: str) -> str | None:
@@ -66,26 +66,26 @@ def _value(config: Config, name: str) -> str | None:
     return getattr(getattr(config, section), key, None)
 
 
-def _known(folder: Path) -> dict[str, str]:
+def _recorded(folder: Path) -> dict[str, str]:
     """Returns the recorded identities; none if the file is missing (the first runs) or cannot be read."""
     try:
-        found = json.loads((folder / FILE).read_text())
+        identities = json.loads((folder / FILE).read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return identities if isinstance(identities, dict) else {}
 
 
 def _identities(config: Config) -> dict[str, str]:
     """Returns a hash of the run's files, by the setting that names them; missing files are left out."""
-    found, noise = {}, config.noise
+    identities, noise = {}, config.noise
     folder = Path(noise.source).expanduser()
     if (noise.video_background or noise.television) and folder.is_dir():
-        found[VIDEOS] = _of_videos(folder)
+        identities[VIDEOS] = _of_videos(folder)
     if isinstance(config.env, Custom):
         file = Path(config.env.constructor.rpartition(":")[0]).expanduser()
         if file.suffix == ".py" and file.is_file():
-            found[CONSTRUCTOR] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return found
+            identities[CONSTRUCTOR] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return identities
 
 
 def _of_videos(folder: Path) -> str:

@@ -33,7 +33,7 @@ def join_processes() -> None:
     """Joins this process to others, as SLURM, Open MPI or JAX_COORDINATOR_ADDRESS specify; before any computation.
 
     Raises:
-        UserError: they tell of no other processes, or those cannot be reached.
+        UserError: the variables name no other processes, or these cannot be reached.
     """
     try:
         jax.distributed.initialize()
@@ -42,7 +42,7 @@ def join_processes() -> None:
 
 
 class Devices:
-    """The devices that updates are computed on, the first of every process.
+    """The devices that compute updates, the first ones of every process.
 
     Args:
         count: of each process.

@@ -211,6 +211,7 @@ class Run:
 
     def check_learned(self) -> None:
         """Checks at the end that the run has learned.
+
         Raises:
             UserError: not a single update has been made.
         """

@@ -1,4 +1,4 @@
-"""How long the actor and the learner work, and how long each waits for the other."""
+"""The working times of the actor and the learner, and the times in which each waits for the other."""
 
 from __future__ import annotations
 

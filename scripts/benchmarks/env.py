@@ -18,9 +18,9 @@ def measure(config: Config, *, steps: int) -> list[Row]:
     rows = [_configured(config, steps)]
     if config.env.name == "dmc":
         noise = "video_background" if config.noise.video_background else "none"
-        for found in rendering.rates([config.env.task], noises=[noise], frames=steps):
-            note = f"{found.frames_per_cpu_second:.4g} for a second of CPU time, 64 pixels, noise={noise}"
-            rows.append(Row(f"{found.backend}_{found.quality}", found.frames_per_second, "pictures/s", note))
+        for rate in rendering.rates([config.env.task], noises=[noise], frames=steps):
+            note = f"{rate.frames_per_cpu_second:.4g} for a second of CPU time, 64 pixels, noise={noise}"
+            rows.append(Row(f"{rate.backend}_{rate.quality}", rate.frames_per_second, "pictures/s", note))
     return rows
 
 

@@ -37,7 +37,7 @@ def of_model(config: Config, action_size: int) -> dict[str, int]:
     """Returns the FLOP of one update of the world model, by part."""
     model, rows = config.model, config.train.batch_size * config.train.batch_length
     if not isinstance(model, DenoisedModel):
-        raise ValueError(f"model={model.name}: only the arithmetic of model=x, xy and xyz has been counted")
+        raise ValueError(f"model={model.name}: the arithmetic is counted only for model=x, xy and xyz")
     first, others = encoder_products(config)
     heads = _dense(model.x.belief + model.x.state, *model.reward_widths, 1) * (2 if model.continue_head else 1)
     if model.y.belief:
@@ -54,9 +54,9 @@ def of_policy(config: Config, action_size: int) -> dict[str, int]:
     """Returns the FLOP of one update of actor and critic, by part: imagination with its gradients, and the critic."""
     policy, model, train = config.policy, config.model, config.train
     if not isinstance(policy, DynamicsPolicy):
-        raise ValueError(f"policy={policy.name}: only the arithmetic of policy=dynamics has been counted")
+        raise ValueError(f"policy={policy.name}: the arithmetic is counted only for policy=dynamics")
     if policy.gradient != "dynamics":
-        raise ValueError(f"policy.gradient={policy.gradient}: only the arithmetic of dynamics has been counted")
+        raise ValueError(f"policy.gradient={policy.gradient}: the arithmetic is counted only for dynamics")
     starts = -(-train.batch_size * (train.batch_length - policy.burn_in) // policy.start_every)
     x = model.x.belief + model.x.state
     actor = [x, *policy.actor_widths, 2 * action_size]
@@ -175,12 +175,12 @@ def _of_equation(equation: Any) -> int:
 
 def _inner(values: Sequence[Any] | Any) -> list[core.Jaxpr]:
     """Returns the programs among the parameters of an equation."""
-    found = []
+    programs = []
     for value in values:
         if isinstance(value, core.ClosedJaxpr):
-            found.append(value.jaxpr)
+            programs.append(value.jaxpr)
         elif isinstance(value, core.Jaxpr):
-            found.append(value)
+            programs.append(value)
         elif isinstance(value, tuple | list):
-            found += _inner(value)
-    return found
+            programs += _inner(value)
+    return programs

@@ -22,10 +22,10 @@ def describe() -> list[Row]:
     precision = jax.config.values["jax_default_matmul_precision"]
     return [
         Row("cpu", _processor()),
-        Row("cores", len(os.sched_getaffinity(0)), note="that this process may use"),
+        Row("cores", len(os.sched_getaffinity(0)), note="available to this process"),
         Row("memory", memory / 2**30, "GiB"),
         Row("device", f"{jax.device_count()} x {device.device_kind}", note=device.platform),
-        Row("load", os.getloadavg()[0], "processes", "in the minute before; the measurement's own not counted"),
+        Row("load", os.getloadavg()[0], "processes", "in the last minute, before the measurement"),
         Row("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
         Row("versions", ", ".join(f"{name} {version(name)}" for name in PACKAGES)),
         Row("XLA_FLAGS", os.environ.get("XLA_FLAGS", "")),

@@ -26,8 +26,8 @@ PARTS = {
     "environment": "simulating and rendering, of all environments together",
     "acting": "encoding, filtering, choosing actions",
     "write": "into the replay",
-    "sample": "out of the replay; onto the device, if it lies there",
-    "learn": "updates of model and policy, from their dispatch until their metrics are there",
+    "sample": "out of the replay; onto the device, if the replay is there",
+    "learn": "updates of model and policy, from dispatch until their metrics are ready",
 }
 Interval = tuple[float, float]
 
@@ -119,14 +119,14 @@ def measure(configs: Sequence[Config], *, blocks: int) -> list[Row]:
     train, seeds = configs[0].train, len(configs)
     rows = [
         Row("time", wall, "s", f"{blocks} blocks of {train.updates} updates; no evaluation, no checkpoint"),
-        Row("seeds", seeds, "", "rates are those of all together"),
+        Row("seeds", seeds, "", "rates are for all together"),
     ]
     for part, meaning in PARTS.items():
         rows.append(Row(f"{part}_works", 100 * busy[part], "%", meaning))
         rows.append(Row(f"{part}_waits", 100 * (1 - busy[part]), "%"))
     everything = [interval for part in PARTS for interval in watch.intervals[part]]
     rows += [
-        Row("none_works", 100 * (1 - _covered(everything, started, ended) / wall), "%", "what lies in between"),
+        Row("none_works", 100 * (1 - _covered(everything, started, ended) / wall), "%", "time in between"),
         Row("env_steps", seeds * train.every * blocks / wall, "env steps/s"),
         Row("updates", seeds * train.updates * blocks / wall, "updates/s"),
         machine.resident(),

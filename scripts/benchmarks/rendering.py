@@ -70,7 +70,7 @@ def rates(
     tasks: Sequence[str], *, noises: Sequence[str] = NOISES, qualities: Sequence[str] = QUALITIES, frames: int = 60
 ) -> list[Rate]:
     """Measures all combinations with the backends that work here, each backend in its own process."""
-    found = []
+    results = []
     for backend in ("egl", "ray"):
         if backend == "egl" and not works("egl"):
             continue
@@ -81,8 +81,8 @@ def rates(
                         if backend == "ray" and quality == "stock":  # the same as lite
                             continue
                         how = {"noise": noise, "backend": backend, "quality": quality, "frames": frames}
-                        found.append(process.submit(rate, task, **how).result())
-    return found
+                        results.append(process.submit(rate, task, **how).result())
+    return results
 
 
 def every_task(frames: int = 20) -> list[Rate]:
@@ -97,10 +97,10 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description="Frames per second of each rendering backend and quality.")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file to write")
     options = parser.parse_args()
-    found: dict[str, Any] = {"paper_tasks": rates(PAPER_TASKS), "every_task": every_task()}
-    for part, measured in found.items():
-        found[part] = [one._asdict() for one in measured]
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    results: dict[str, Any] = {"paper_tasks": rates(PAPER_TASKS), "every_task": every_task()}
+    for part, measured in results.items():
+        results[part] = [one._asdict() for one in measured]
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

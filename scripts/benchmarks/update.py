@@ -79,9 +79,9 @@ def measure(config: Config, *, action_size: int, chunk: int, repeats: int, seeds
     rows = spread("iteration", [call.wall / chunk for call in calls])
     rows += spread("iteration_cpu", [call.cpu / chunk for call in calls], note="user and system, all threads")
     rows += [Row("updates_per_call", chunk), Row("seeds", seeds, "", "an iteration is one update of each")]
-    rows += [Row("devices", config.devices, "", "that share an iteration")]
+    rows += [Row("devices", config.devices, "", "they share an iteration")]
     if flop:
-        rows += [Row("flop", flop / 1e9, "GFLOP", "counted by hand: what the result needs")]
+        rows += [Row("flop", flop / 1e9, "GFLOP", "counted by hand: only the necessary ones")]
         rows += [Row(f"flop_{part}", count / 1e9, "GFLOP") for part, count in counted.items()]
     reported = (program.cost_analysis() or {}).get("flops")
     rows += [

@@ -40,13 +40,13 @@ def read(folders: Sequence[Path]) -> dict[str, list[Report]]:
     """
     reports = [_report(folder) for folder in folders]
     if len({json.dumps(report["recordings"], sort_keys=True) for report in reports}) > 1:
-        raise UserError("these were not measured on the same recordings: give factorization.py one data=FILE for all")
+        raise UserError("the reports use different recordings: give factorization.py the same data=FILE for all")
     models: dict[str, list[Report]] = {}
     for report in sorted(reports, key=lambda report: report["seed"]):
         models.setdefault(report["model"]["name"], []).append(report)
-    for name, found in models.items():
-        if len({report["seed"] for report in found}) < len(found):
-            raise UserError(f"two of the reports are of model={name} with the same seed")
+    for name, seeds in models.items():
+        if len({report["seed"] for report in seeds}) < len(seeds):
+            raise UserError(f"two of the reports have model={name} and the same seed")
     return {name: models[name] for name in sorted(models, key=_place)}
 
 
@@ -58,7 +58,7 @@ def scores(reports: Sequence[Report], factor: str, part: str) -> list[float]:
 def draw(models: Mapping[str, Sequence[Report]]) -> Figure:
     """Draws a matrix for each model, with the same rows. The column of x shows what the paper expects of the method."""
     rows = rows_by_kind(next(iter(models.values()))[0])
-    widths = [len(found[0]["parts"]) + 0.35 for found in models.values()]
+    widths = [len(seed_reports[0]["parts"]) + 0.35 for seed_reports in models.values()]
     figure, panels = plt.subplots(
         1,
         len(models),
@@ -67,20 +67,22 @@ def draw(models: Mapping[str, Sequence[Report]]) -> Figure:
         layout="constrained",
         squeeze=False,
     )
-    for j, (axes, (name, found)) in enumerate(zip(panels[0], models.items(), strict=True)):
-        parts = list(found[0]["parts"])
-        table = np.array([[np.mean(scores(found, factor, part)) for part in parts] for factor, _ in rows])
+    for j, (axes, (name, seed_reports)) in enumerate(zip(panels[0], models.items(), strict=True)):
+        parts = list(seed_reports[0]["parts"])
+        table = np.array([[np.mean(scores(seed_reports, factor, part)) for part in parts] for factor, _ in rows])
         axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for i, (factor, row) in enumerate(rows):
             for k, part in enumerate(parts):
-                seeds = scores(found, factor, part)
+                seeds = scores(seed_reports, factor, part)
                 colour = "white" if np.mean(seeds) > 0.6 else "black"
                 axes.text(k, i - 0.14, f"{np.mean(seeds):.2f}", ha="center", va="center", color=colour, fontsize=11)
                 each = " ".join(f"{score:.2f}" for score in seeds)
                 axes.text(k, i + 0.16, each, ha="center", va="center", color=colour, fontsize=6)
-            if wish := EXPECTED.get(name, {}).get(row["kind"]):
+            if expected := EXPECTED.get(name, {}).get(row["kind"]):
                 colour = "white" if table[i, 0] > 0.6 else "black"
-                axes.text(0, i + 0.36, f"to {wish}", ha="center", va="center", color=colour, fontsize=7, style="italic")
+                axes.text(
+                    0, i + 0.36, f"to {expected}", ha="center", va="center", color=colour, fontsize=7, style="italic"
+                )
         axes.set_title(f"{TITLES.get(name, name)}\n", fontsize=10)
         axes.set_xticks(range(len(parts)), parts)
         axes.xaxis.tick_top()
@@ -88,8 +90,8 @@ def draw(models: Mapping[str, Sequence[Report]]) -> Figure:
         axes.set_yticks(range(len(rows)), labels if j == 0 else [""] * len(rows), fontsize=8)
         axes.tick_params(length=0)
     note = (
-        "What a probe reads of each factor (0 nothing, 1 all): the mean, and below it each seed. In italics what the "
-        "method's x is expected to do."
+        "Score of a probe for each factor (0 nothing, 1 all): the mean, and below it each seed. Italics: the expected "
+        "behaviour of the method's x."
     )
     figure.supxlabel(textwrap.fill(note, int(LETTERS_PER_INCH * figure.get_figwidth())), fontsize=8)
     plt.close(figure)
@@ -101,27 +103,30 @@ def markdown(models: Mapping[str, Sequence[Report]]) -> str:
     rows = rows_by_kind(next(iter(models.values()))[0])
     lines = [f"| from x | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
     for factor, row in rows:
-        cells = [_cell(scores(found, factor, "x")) for found in models.values()]
+        cells = [_cell(scores(seed_reports, factor, "x")) for seed_reports in models.values()]
         lines.append(f"| `{factor}`, {KINDS[row['kind']]} | {' | '.join(cells)} |")
     for name, title in HEADLINE.items():
-        known = [[report["headline"][name] for report in found] for found in models.values()]
-        if known[0][0] is not None:  # None in all of them: the world has no such factor
-            cells = [_cell([estimate["value"] for estimate in seeds]) for seeds in known]
+        estimates = [[report["headline"][name] for report in seed_reports] for seed_reports in models.values()]
+        if estimates[0][0] is not None:  # None in all of them: the world has no such factor
+            cells = [_cell([estimate["value"] for estimate in seeds]) for seeds in estimates]
             lines.append(f"| {title} | {' | '.join(cells)} |")
-    alarms = ["; ".join(_alarms(report) for report in found) for found in models.values()]
+    alarms = ["; ".join(_alarms(report) for report in seed_reports) for seed_reports in models.values()]
     lines.append(f"| alarms, by seed | {' | '.join(alarms)} |")
     return "\n".join(lines) + "\n"
 
 
 def summary(models: Mapping[str, Sequence[Report]]) -> dict[str, list[dict[str, Any]]]:
     """Returns the measures of each run, without its folders."""
-    return {name: [{key: report[key] for key in MEASURED} for report in found] for name, found in models.items()}
+    return {
+        name: [{key: report[key] for key in MEASURED} for report in seed_reports]
+        for name, seed_reports in models.items()
+    }
 
 
 def _place(name: str) -> tuple[int, str]:
     """Returns a sort key: the paper's models in its order, then others by name."""
-    known = list(TITLES)
-    return (known.index(name) if name in known else len(known)), name
+    order = list(TITLES)
+    return (order.index(name) if name in order else len(order)), name
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -101,7 +101,7 @@ def _collapsed(matrix: Matrix, kinds: Mapping[str, FactorKind], kl: Mapping[str,
             yield Alarm(
                 "collapsed",
                 part,
-                f"{part} has collapsed: it carries {nats:.2f} nats a step and no probe reads anything from it",
+                f"{part} has collapsed: it carries {nats:.2f} nats per step, and no probe reads anything from it",
             )
 
 
@@ -114,8 +114,8 @@ def _swapped(matrix: Matrix, kinds: Mapping[str, FactorKind], kl: Mapping[str, f
             yield Alarm(
                 "swapped",
                 part,
-                f"x and {part} have swapped: {part} knows {outside.value:.2f} of the signal, x only {in_x.value:.2f}, "
-                "and x is all that the policy sees",
+                f"x and {part} have swapped: the signal's score is {outside.value:.2f} from {part}, but only "
+                f"{in_x.value:.2f} from x, and the policy sees only x",
             )
 
 
@@ -123,13 +123,13 @@ def _leaking(matrix: Matrix, kinds: Mapping[str, FactorKind], kl: Mapping[str, f
     for part in kl:
         meant = MEANT_FOR.get(part, ())
         noise = {name: best(cell) for name, cell in matrix["x"].items() if kinds.get(name) in meant}
-        known = [name for name, of in noise.items() if of.value >= max(MUCH, of.baseline + ABOVE_BASELINE)]
-        leak = best_known(matrix, "x", known)
+        present = [name for name, score in noise.items() if score.value >= max(MUCH, score.baseline + ABOVE_BASELINE)]
+        leak = best_known(matrix, "x", present)
         if leak:
             yield Alarm(
                 "leaking",
                 "x",
-                f"noise is leaking into x: it knows {leak.value:.2f} of {leak.factor}, which {part} is there for",
+                f"noise is leaking into x: the score of {leak.factor}, a factor for {part}, is {leak.value:.2f} from x",
             )
 
 

@@ -88,12 +88,12 @@ def reward_relevance(
     """
     reward = np.concatenate([recording.reward[1:] for recording in recordings])
     heads = [reward_heads(world_model, f.s) for f in filtered]
-    of_x, of_y = (np.concatenate([np.asarray(head[i])[1:] for head in heads]) for i in (0, 1))
+    x_head, y_head = (np.concatenate([np.asarray(head[i])[1:] for head in heads]) for i in (0, 1))
 
     def explained(said: NDArray[np.floating]) -> float | None:
         return float(1 - np.var(reward - said) / np.var(reward)) if np.var(reward) > 1e-12 else None
 
-    by_part = {"x": explained(of_x)}
+    by_part = {"x": explained(x_head)}
     if world_model.reward_y is not None:
-        by_part["y"] = explained(of_y)
-    return by_part | {"all": explained(of_x + of_y)}
+        by_part["y"] = explained(y_head)
+    return by_part | {"all": explained(x_head + y_head)}

@@ -53,8 +53,8 @@ def probe(
 ) -> Factorization:
     """Returns the leakage matrix of a model's latents for some recordings, and the conclusions from it."""
     episode, kinds = episode_of_row(recordings.episodes), recordings.kinds
-    wanted, left_out = probed(recordings)
-    matrix = leakage_matrix(part_features(filtered), wanted, episode, recordings.repeats, kinds=probes)
+    probed_targets, left_out = probed(recordings)
+    matrix = leakage_matrix(part_features(filtered), probed_targets, episode, recordings.repeats, kinds=probes)
     kl = mean_kl(filtered)
     return Factorization(matrix, left_out, kl, headline(matrix, kinds), alarms(matrix, kinds, kl))
 
@@ -66,30 +66,30 @@ def measure(
     filter_key, pair_key, action_key = jax.random.split(key, 3)
     episodes = recordings.episodes
     filtered = filter_all(world_model, episodes, filter_key)
-    found = probe(filtered, recordings, probes=probes)
+    factorization = probe(filtered, recordings, probes=probes)
     s = jax.tree.map(lambda *rows: np.concatenate(rows), *(f.s for f in filtered))
     action = random_actions(action_key, len(s.x.state), episodes[0].action.shape[-1])
-    decided = controllability(world_model, s, action)
+    control = controllability(world_model, s, action)
     reward = reward_relevance(world_model, filtered, episodes)
     gains = action_gain(filtered, episodes, recordings.repeats)
-    moved = clean_pairs(world_model, recordings.pairs, pair_key)
+    movements = clean_pairs(world_model, recordings.pairs, pair_key)
     return {
-        "headline": {name: value and _plain(value) for name, value in found.headline._asdict().items()},
-        "alarms": [alarm._asdict() for alarm in found.alarms],
-        "kinds": _by_kind(found.matrix, recordings.kinds),
-        "matrix": _matrix(found.matrix, recordings.kinds),
-        "left_out": found.left_out,
+        "headline": {name: value and _plain(value) for name, value in factorization.headline._asdict().items()},
+        "alarms": [alarm._asdict() for alarm in factorization.alarms],
+        "kinds": _by_kind(factorization.matrix, recordings.kinds),
+        "matrix": _matrix(factorization.matrix, recordings.kinds),
+        "left_out": factorization.left_out,
         "parts": {
             name: {
                 "kl": nats,
-                "controllability": float(getattr(decided, name)),
+                "controllability": float(getattr(control, name)),
                 "action_gain": gains[name],
                 "reward_explained": reward.get(name),
             }
-            for name, nats in found.kl.items()
+            for name, nats in factorization.kl.items()
         },
         "reward_explained_by_all": reward["all"],
-        "clean_pairs": {name: {**m._asdict(), "noise_share": _plain(m.noise_share)} for name, m in moved.items()},
+        "clean_pairs": {name: {**m._asdict(), "noise_share": _plain(m.noise_share)} for name, m in movements.items()},
         "reconstruction": reconstruction(world_model, filtered, episodes),
         "episodes": len(episodes),
         "rows": len(s.x.state),
@@ -107,9 +107,9 @@ def _by_kind(matrix: Matrix, kinds: Mapping[str, FactorKind]) -> dict[str, dict[
     for kind in FACTOR_KINDS:
         names = [name for name in matrix["x"] if kinds.get(name) == kind]
         summarise = knowledge if kind == SIGNAL else best_known
-        found = {part: summarise(matrix, part, names) for part in matrix}
+        estimates = {part: summarise(matrix, part, names) for part in matrix}
         if names:
-            table[kind] = {part: _plain(estimate) for part, estimate in found.items() if estimate}
+            table[kind] = {part: _plain(estimate) for part, estimate in estimates.items() if estimate}
     return table
 
 

@@ -31,7 +31,9 @@ class Monitor:
     def __call__(self, world_model: WorldModel) -> tuple[dict[str, float], list[Alarm]]:
         """Returns metrics by the names of `metrics.py`, except those without a factor in this world; and the alarms."""
         filtered = filter_all(world_model, self._recordings.episodes, self._key)
-        found = probe(filtered, self._recordings, probes=[LINEAR])
-        metrics = {f"analysis/{name}": of.value for name, of in found.headline._asdict().items() if of is not None}
-        raised = {alarm.name for alarm in found.alarms}
-        return metrics | {f"analysis/{name}": float(name in raised) for name in ALARMS}, found.alarms
+        factorization = probe(filtered, self._recordings, probes=[LINEAR])
+        metrics = {
+            f"analysis/{name}": of.value for name, of in factorization.headline._asdict().items() if of is not None
+        }
+        raised = {alarm.name for alarm in factorization.alarms}
+        return metrics | {f"analysis/{name}": float(name in raised) for name in ALARMS}, factorization.alarms

@@ -141,15 +141,15 @@ def predict(
         scaler = StandardScaler().fit(inputs[train])
         seen, unseen = (np.asarray(scaler.transform(inputs[rows])) for rows in (train, test))
         if numbers:
-            wanted = columns[train] if columns.shape[1] > 1 else columns[train, 0]
-            model = _fit(_regressor(kind, len(train), seed), seen, wanted)
+            outputs = columns[train] if columns.shape[1] > 1 else columns[train, 0]
+            model = _fit(_regressor(kind, len(train), seed), seen, outputs)
             predicted_columns[test] = model.predict(unseen).reshape(len(test), -1)
         for target in targets:
             if isinstance(target, Classes):
                 labels = target.labels[train]
-                known = labels >= 0
-                if len(np.unique(labels[known])) > 1:
-                    model = _fit(_classifier(kind, int(known.sum()), seed), seen[known], labels[known])
+                labelled = labels >= 0
+                if len(np.unique(labels[labelled])) > 1:
+                    model = _fit(_classifier(kind, int(labelled.sum()), seed), seen[labelled], labels[labelled])
                     predicted[target.name][test] = model.predict(unseen)
     ends = np.cumsum([target.columns.shape[1] for target in numbers])
     return predicted | {
@@ -192,13 +192,13 @@ def _score(target: Target, predicted: NDArray[Any], episode: NDArray[np.int64], 
     count = weights.shape[1]
     once = np.ones((1, count))
     if isinstance(target, Classes):
-        known = target.labels >= 0
-        right = np.bincount(episode, known & (predicted == target.labels), count)
-        rows = np.bincount(episode, known, count)
-        chance = float(np.bincount(target.labels[known]).max() / known.sum())
+        labelled = target.labels >= 0
+        correct = np.bincount(episode, labelled & (predicted == target.labels), count)
+        rows = np.bincount(episode, labelled, count)
+        chance = float(np.bincount(target.labels[labelled]).max() / labelled.sum())
 
         def accuracy(weights: NDArray[Any]) -> NDArray[np.float64]:
-            return (weights @ right) / np.maximum(weights @ rows, 1)
+            return (weights @ correct) / np.maximum(weights @ rows, 1)
 
         def skill(weights: NDArray[Any]) -> NDArray[np.float64]:
             return np.maximum((accuracy(weights) - chance) / (1 - chance), 0)

@@ -70,7 +70,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         estimate = report["headline"][name]
         lines.append(f"| {title} | {_interval(estimate, ' | ')} | {(estimate or {}).get('factor', '')} |")
     lines += ["", "## Leakage matrix", ""]
-    lines += ["Score (its baseline, under another episode's labels); the linear probe, then the non-linear one.", ""]
+    lines += ["Score (its baseline, with another episode's labels); the linear probe, then the non-linear one.", ""]
     columns = [*names, "all"]
     lines += [f"| kind | factor | measure | {' | '.join(columns)} |", "|---|---|---|" + "---|" * len(columns)]
     for name, row in rows_by_kind(report):
@@ -78,19 +78,19 @@ def markdown(report: Mapping[str, Any]) -> str:
         cells = [", ".join(f"{s['score']:.2f} ({s['baseline']:.2f})" for s in row[part].values()) for part in columns]
         lines.append(f"| {KINDS[row['kind']]} | `{name}` | {measure} | {' | '.join(cells)} |")
     if report["left_out"]:
-        told = "; ".join(f"`{name}`, as {why}" for name, why in report["left_out"].items())
-        lines += ["", f"Not probed: {told}."]
+        reasons = "; ".join(f"`{name}`, because {why}" for name, why in report["left_out"].items())
+        lines += ["", f"Not probed: {reasons}."]
     lines += ["", "## The parts", ""]
     lines += [
         "| | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
-        _row("KL, nats a step", [report["parts"][part]["kl"] for part in names]),
+        _row("KL, nats per step", [report["parts"][part]["kl"] for part in names]),
         _row(
-            "share of its one-step prediction that the action decides",
+            "share of the action in the variance of its one-step prediction",
             [report["parts"][part]["controllability"] for part in names],
         ),
         _row(
-            "gain in R² of predicting its posterior, from knowing the action",
+            "gain in R² from the action, for a prediction of its posterior",
             [report["parts"][part]["action_gain"] for part in names],
         ),
         _row(
@@ -100,13 +100,13 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     if report["clean_pairs"]:
         lines.append(
-            "| share of its movement that is the noise's, in clean pairs | "
+            "| share of the noise in its movement, in clean pairs | "
             + " | ".join(_interval(report["clean_pairs"][part]["noise_share"], ", ") for part in names)
             + " |"
         )
     lines += ["", f"All heads together explain {_number(report['reward_explained_by_all'])} of the reward's variance."]
     if report["reconstruction"]:
-        lines += ["", "## Reconstruction", "", "Mean squared error of a pixel, black to white being 1.", ""]
+        lines += ["", "## Reconstruction", "", "Mean squared error of a pixel; black to white is 1.", ""]
         lines += [f"| | {' | '.join(MOVES.values())} |", "|---|" + "---|" * len(MOVES)]
         for place, title in PLACES.items():
             errors = report["reconstruction"][place]
@@ -142,8 +142,8 @@ def draw(report: Mapping[str, Any]) -> Figure:
         _draw_pairs(next(axes), report)
     if report["reconstruction"]:
         _draw_reconstruction(next(axes), report)
-    told = "\n".join(alarm["text"] for alarm in report["alarms"]) or "no alarm"
-    figure.suptitle(f"{report['title']}\n{told}", color="firebrick" if report["alarms"] else "black", fontsize=11)
+    alarms = "\n".join(alarm["text"] for alarm in report["alarms"]) or "no alarm"
+    figure.suptitle(f"{report['title']}\n{alarms}", color="firebrick" if report["alarms"] else "black", fontsize=11)
     plt.close(figure)
     return figure
 
@@ -154,11 +154,11 @@ def _draw_matrix(axes: Any, report: Mapping[str, Any], rows: list[tuple[str, dic
     axes.imshow(scores, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for i, (_, row) in enumerate(rows):
         for j, part in enumerate(columns):
-            found = _best(row[part])
-            colour = "white" if found["score"] > 0.6 else "black"
-            axes.text(j, i - 0.08, f"{found['score']:.2f}", ha="center", va="center", color=colour, fontsize=11)
-            told = f"{found['low']:.2f} to {found['high']:.2f}"
-            axes.text(j, i + 0.27, told, ha="center", va="center", color=colour, fontsize=7)
+            score = _best(row[part])
+            colour = "white" if score["score"] > 0.6 else "black"
+            axes.text(j, i - 0.08, f"{score['score']:.2f}", ha="center", va="center", color=colour, fontsize=11)
+            interval = f"{score['low']:.2f} to {score['high']:.2f}"
+            axes.text(j, i + 0.27, interval, ha="center", va="center", color=colour, fontsize=7)
     axes.set_xticks(range(len(columns)), [f"from {part}" if part != "all" else "from all" for part in columns])
     axes.set_yticks(range(len(rows)), [f"{name}\n{KINDS[row['kind']]}" for name, row in rows], fontsize=8)
     axes.tick_params(length=0)
@@ -186,9 +186,9 @@ def _draw_headline(axes: Any, report: Mapping[str, Any]) -> None:
 def _draw_parts(axes: Any, report: Mapping[str, Any]) -> None:
     """Draws shares between 0 and 1 for every part."""
     measures = {
-        "controllability": "action decides of its prediction",
-        "action_gain": "action improves its prediction by",
-        "reward_explained": "its head explains of the reward",
+        "controllability": "share of the action in its prediction",
+        "action_gain": "gain in its prediction from the action",
+        "reward_explained": "share of the reward that its head explains",
     }
     names = parts(report)
     height = 0.8 / len(names)

@@ -51,7 +51,7 @@ def targets(
 
     episode: [N], the number of each row's episode.
     """
-    found: list[Target] = []
+    result: list[Target] = []
     left_out = {}
     for name, kind in [*kinds.items(), (REWARD, None)]:
         values = reward if kind is None else factors[name]
@@ -60,16 +60,16 @@ def targets(
             if len(distinct) <= MOST_CLASSES:
                 learnable = [len(np.unique(episode[labels == label])) > 1 for label in range(len(distinct))]
                 if sum(learnable) > 1:
-                    found.append(Classes(name, kind, np.where(np.array(learnable)[labels], labels, -1)))
+                    result.append(Classes(name, kind, np.where(np.array(learnable)[labels], labels, -1)))
                 else:
-                    left_out[name] = "no two of its values come in more than one episode each"
+                    left_out[name] = "no two of its values occur in more than one episode each"
                 continue
         columns, elements = _columns(values.reshape(len(values), -1).astype(np.float64), periods.get(name))
         if columns.shape[1]:
-            found.append(Numbers(name, kind, columns, elements))
+            result.append(Numbers(name, kind, columns, elements))
         else:
             left_out[name] = "it does not vary in these episodes"
-    return found, left_out
+    return result, left_out
 
 
 def _columns(

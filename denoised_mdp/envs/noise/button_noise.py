@@ -25,7 +25,8 @@ class ButtonNoise(RandomLayer):
     stream = "buttons"
 
     def __init__(self, world: World, stage: Stage, *, strength: float, rewarded: bool, rng: np.random.Generator):
-        """
+        """Wraps a world that shows the stage.
+
         Args:
             strength: 1 is the paper's.
             rewarded: whether the reward depends on the reading of the green button.

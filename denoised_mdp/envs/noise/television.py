@@ -39,7 +39,8 @@ class Television(RandomLayer):
         rewarded: bool,
         rng: np.random.Generator,
     ):
-        """
+        """Wraps a world that shows the stage.
+
         Args:
             clips: the left and the right one, in colour, VIDEO pixels a side and equally long.
             rewarded: whether the reward depends on the videos.

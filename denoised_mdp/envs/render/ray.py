@@ -35,7 +35,8 @@ class RayRenderer:
     """One camera on one simulator. Its state between pictures depends only on the model and the camera's pose."""
 
     def __init__(self, physics: Any, *, camera: int, size: int, shadows: bool, cut: float = 0.0):
-        """
+        """Prepares the geometry of the model.
+
         Args:
             shadows: whether lights cast shadows, where the model allows it; about twice the work.
             cut: share of the picture cut off at the top (`renderer`).

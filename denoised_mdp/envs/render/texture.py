@@ -44,7 +44,8 @@ class CubeTexture:
     """Six faces around a centre: a skybox, or the skin of a ball."""
 
     def __init__(self, texels: NDArray[np.uint8], most: int = _SKY_TEXELS):
-        """
+        """Makes the mip levels of each face.
+
         Args:
             texels: [6 * W, W, 3], right, left, up, down, front, back; or [W, W, 3] for all six.
             most: the most texels a side of each face.

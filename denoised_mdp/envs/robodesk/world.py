@@ -78,7 +78,8 @@ class RoboDesk(RandomWorld):
         quality: Quality,
         image_size: int,
     ):
-        """
+        """Loads the scene of a task.
+
         Args:
             task: one of TASKS.
             television_hue: whether the green button's reading turns the television green.

@@ -1,4 +1,4 @@
-"""The reward is for sunlight in a room. Each of the paper's four kinds has one factor, a visible number in [0, 1]:
+"""The reward is for sunlight in a room. Each of the paper's four kinds has one factor, a visible number in [0, 1].
 
 curtain   controlled, rewarded      how far it is open; the action moves it
 bird      controlled, not rewarded  how far it has flown up: the moving curtain scares it, then it comes back
@@ -57,7 +57,8 @@ class Sunlight:
         episode_frames: int,
         seed: np.random.SeedSequence,
     ):
-        """
+        """Makes the world with the contrasts and rewards of its factors.
+
         Args:
             curtain, bird, weather, plane: the contrast of each, in [0, 1]; with 0 it does not exist in the world.
             curtain_reward, weather_reward: reward per step for an open curtain, and for a clear sky.

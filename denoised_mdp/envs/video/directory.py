@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Unreadable(Exception):
-    """A clip without a readable frame; the message says why."""
+    """A clip without a readable frame; the message gives the reason."""
 
 
 def find(directory: Path) -> list[Path]:
