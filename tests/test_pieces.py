@@ -13,7 +13,7 @@ from test_world_model import make as make_world_model
 
 from denoised_mdp.agent import Agent
 from denoised_mdp.agent.actor_critic import Actor, lambda_return
-from denoised_mdp.agent.critic import BINS, VALUES, symexp, symlog, two_hot
+from denoised_mdp.agent.critic import BINS, VALUES, Twins, symexp, symlog, two_hot, value
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.model.balance import Balance
@@ -251,6 +251,28 @@ def test_the_slow_critic_follows_and_is_a_second_target():
     outputs = state.critic(features)[:-1]
     target = values.mean(state.slow_critic(features)[:-1])
     np.testing.assert_allclose(with_slow - without, 0.7 * 0.5 * jnp.mean(values.nll(outputs, target)), rtol=1e-3)
+
+
+def test_of_two_critics_the_smaller_value_counts_and_each_learns():
+    world_model, dynamics = make_world_model(), modern(critics=2, values="two_hot", slow_critic_weight=1.0)
+    state, values = dynamics.init(10, A, nnx.Rngs(1)), VALUES["two_hot"]
+    assert isinstance(state.critic, Twins)
+    features = jax.random.normal(jax.random.key(2), (H, N, 10))
+    both = [np.asarray(values.mean(critic(features))) for critic in (state.critic.first, state.critic.second)]
+    least = np.asarray(value(values, state.critic, features))
+    np.testing.assert_allclose(least, np.minimum(*both), rtol=1e-6)
+    assert 0 < (least == both[0]).mean() < 1, "either is the smaller one somewhere"
+
+    x, returns, weights = Factor(features[..., :6], features[..., 6:]), jnp.ones((H - 1, N)), jnp.full((H - 1, N), 0.5)
+    alone = [dynamics.critic_loss(critic, x, returns, weights) for critic in (state.critic.first, state.critic.second)]
+    np.testing.assert_allclose(dynamics.critic_loss(state.critic, x, returns, weights), np.mean(alone), rtol=1e-5)
+
+    after, metrics = jax.jit(dynamics.update)(state, world_model, X, make_batch(), jax.random.key(0))
+    for one, before in zip(
+        (after.critic.first, after.critic.second), (state.critic.first, state.critic.second), strict=True
+    ):
+        assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(before), strict=True))
+    assert np.isfinite(metrics["critic_loss"])
 
 
 def test_replayed_states_are_worth_the_lambda_return_along_their_sequence():

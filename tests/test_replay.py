@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from denoised_mdp.runs.replay import Replay, ReplayError
+from denoised_mdp.runs.replay import Recency, Replay, ReplayError
 
 SHAPE = (4, 4, 3)
 FACTORS = {"clip": (np.int64, ()), "shift": (np.float32, (2,))}
@@ -146,6 +146,35 @@ def test_sampling_depends_on_generator_and_contents_alone(tmp_path: Path) -> Non
     one_by_one = [replay.sample(rng, 1, 6, 4) for _ in range(3)]
     assert_same(at_once.observation, np.concatenate([batch.observation for batch in one_by_one]))
     assert not np.array_equal(at_once.observation, replay.sample(rng, 3, 6, 4).observation)
+
+
+def test_a_share_of_the_sequences_is_of_the_newest_episodes(tmp_path: Path) -> None:
+    replay = make(tmp_path)
+    rows = [30, 30, 30, 3, 12, 4]  # the newest three: one is long, and the two short ones are joined
+    for episode, n in enumerate(rows):
+        add_episode(replay, episode, n)
+    recency = Recency(share=0.6, episodes=3)
+    batch = replay.sample(np.random.default_rng(0), 1, 5, 20_000, recency=recency)
+    episode, t = origins(batch.observation[0, 0])
+    positions = {e: max(n - 5 + 1, 0) for e, n in enumerate(rows)} | {3: 3}  # of 3 + 4 rows, the first in episode 3
+    old, new = sum(positions[e] for e in (0, 1, 2)), sum(positions[e] for e in (3, 4, 5))
+    share = np.isin(episode, [3, 4, 5]).mean()
+    assert abs(share - (0.6 + 0.4 * new / (old + new))) < 0.015  # four standard deviations
+    counts = np.bincount(t[episode == 4], minlength=8)
+    assert len(counts) == 8 and abs(counts / counts.mean() - 1).max() < 0.1
+
+    at_once = replay.sample(np.random.default_rng(7), 3, 5, 4, recency=recency)
+    rng = np.random.default_rng(7)
+    one_by_one = [replay.sample(rng, 1, 5, 4, recency=recency) for _ in range(3)]
+    assert_same(at_once.observation, np.concatenate([batch.observation for batch in one_by_one]))
+
+
+def test_where_no_new_episode_holds_a_sequence_all_are_sampled(tmp_path: Path) -> None:
+    replay = make(tmp_path, include_running=True)
+    add_episode(replay, 0, 9)
+    add_episode(replay, 1, 2, ends=False)
+    batch = replay.sample(np.random.default_rng(0), 1, 5, 50, recency=Recency(share=1.0, episodes=1))
+    assert (origins(batch.observation[0, 0])[0] == 0).all()
 
 
 def test_streams_interleave_without_mixing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from denoised_mdp.agent.critic import VALUES
+from denoised_mdp.agent.critic import VALUES, Critic, Twins, value
 from denoised_mdp.model.chunks import mean_over_parts
 from denoised_mdp.model.distributions import ClippedNormal, TanhNormal
 from denoised_mdp.model.latent import Factor
@@ -111,10 +111,10 @@ class ActorCritic(NamedTuple):
     """Actor and critic, their optimisers' moments, and slow averages."""
 
     actor: Actor
-    critic: MLP
+    critic: Critic
     actor_moments: optax.OptState
     critic_moments: optax.OptState
-    slow_critic: MLP | None = None  # a moving average of the critic; None: there is none
+    slow_critic: Critic | None = None  # a moving average of the critic; None: there is none
     return_range: jax.Array | None = None  # [], a moving average; None: returns are not normalised
 
 
@@ -123,7 +123,7 @@ class DynamicsLearner:
     """Hyperparameters of the learner, and the two functions that the training step calls: `init` and `update`.
 
     Additions to the paper are off by default: style, actor_kind and output scales of the networks; gradient=reinforce;
-    values=two_hot; normalize_returns, slow_critic_weight, replay_critic_weight, burn_in.
+    values=two_hot, critics=2; normalize_returns, slow_critic_weight, replay_critic_weight, burn_in.
     """
 
     actor_widths: list[int]
@@ -141,6 +141,7 @@ class DynamicsLearner:
     critic_output_scale: float = 1.0
     gradient: Literal["dynamics", "reinforce"] = "dynamics"
     values: Literal["gaussian", "two_hot"] = "gaussian"
+    critics: Literal[1, 2] = 1
     normalize_returns: bool = False
     slow_critic_weight: float = 0.0
     slow_critic_rate: float = 0.02
@@ -158,14 +159,13 @@ class DynamicsLearner:
             style=self.style,
             output_scale=self.actor_output_scale,
         )
-        critic = MLP(
-            inputs,
-            self.critic_widths,
-            VALUES[self.values].outputs,
-            rngs,
-            style=self.style,
-            output_scale=self.critic_output_scale,
-        )
+        outputs = VALUES[self.values].outputs
+
+        def new_critic() -> MLP:
+            scale = self.critic_output_scale
+            return MLP(inputs, self.critic_widths, outputs, rngs, style=self.style, output_scale=scale)
+
+        critic = new_critic() if self.critics == 1 else Twins(new_critic)
         return ActorCritic(
             actor,
             critic,
@@ -227,14 +227,14 @@ class DynamicsLearner:
         """
         dreamt = dream(actor, world_model, starts, action_noise, state_noise)
         rewards = world_model.x_reward(dreamt.x)  # [H, N]
-        values = VALUES[self.values].mean(critic(dreamt.x.features))
+        values = value(VALUES[self.values], critic, dreamt.x.features)
         discounts = self.discount * world_model.continuation(dreamt.x)
         returns = lambda_return(rewards, values, discounts, self.lambda_)
         alive = jax.lax.stop_gradient(world_model.continuation(starts))  # nothing follows an ended episode
         weights = alive[None] * discount_weights(discounts)
         aim = returns
         if self.gradient == "reinforce":
-            first = VALUES[self.values].mean(critic(starts.features)), world_model.x_reward(starts)
+            first = value(VALUES[self.values], critic, starts.features), world_model.x_reward(starts)
             before, earned = (jnp.concatenate([v[None], w[:-2]]) for v, w in zip(first, (values, rewards), strict=True))
             advantage = earned + self.discount * returns - before  # the action's return minus the expected one
             aim = jax.lax.stop_gradient(advantage) * dreamt.score[:-1]
@@ -259,12 +259,14 @@ class DynamicsLearner:
         With a slow critic, its value is a second target (DreamerV3, "critic learning").
         """
         values = VALUES[self.values]
-        outputs = critic(x.features)[:-1]  # of the last too, so that XLA can share the outputs with the actor's loss
-        nll = values.nll(outputs, returns)
+        # Of the last state too, so that XLA can share the outputs with the actor's loss.
+        outputs = critic(x.features)[..., :-1, :, :]  # [H-1, N, K], of twins [2, H-1, N, K]
+        shape = outputs.shape[:-1]
+        nll = values.nll(outputs, jnp.broadcast_to(returns, shape))
         if slow_critic is not None:
-            slow = jax.lax.stop_gradient(values.mean(slow_critic(x.features)[:-1]))
+            slow = jax.lax.stop_gradient(values.mean(slow_critic(x.features)[..., :-1, :, :]))
             nll = nll + self.slow_critic_weight * values.nll(outputs, slow)
-        return jnp.mean(weights * nll)
+        return jnp.mean(jnp.broadcast_to(weights, shape) * nll)
 
     def replay_critic_loss(self, critic, world_model, x, is_first, slow_critic):
         """Returns -log p(return | x) of replayed states x [T, B], with lambda-returns of x's reward in the sequence.
@@ -273,10 +275,11 @@ class DynamicsLearner:
         episode ends before a row that is_first [T, B]: its last value replaces later rewards, and is no target.
         """
         values = VALUES[self.values]
-        met = values.mean((critic if slow_critic is None else slow_critic)(x.features))
+        met = value(values, critic if slow_critic is None else slow_critic, x.features)
         discounts = self.discount * world_model.continuation(x)
         ends = jnp.concatenate([is_first[1:], jnp.zeros_like(is_first[:1])])
         rewards = jnp.where(ends, met, world_model.x_reward(x))
         returns = lambda_return(rewards, met, jnp.where(ends, 0.0, discounts), self.lambda_)
-        nll = values.nll(critic(x.features)[:-1], jax.lax.stop_gradient(returns))
-        return jnp.mean(jnp.where(ends[:-1], 0.0, nll))
+        outputs = critic(x.features)[..., :-1, :, :]
+        nll = values.nll(outputs, jnp.broadcast_to(jax.lax.stop_gradient(returns), outputs.shape[:-1]))
+        return jnp.mean(jnp.where(jnp.broadcast_to(ends[:-1], nll.shape), 0.0, nll))

@@ -226,6 +226,7 @@ def policy_learner(policy: Policy) -> PolicyLearner:
         critic_output_scale=policy.critic_output_scale,
         gradient=policy.gradient,
         values=policy.critic,
+        critics=policy.critics,
         normalize_returns=policy.normalize_returns,
         slow_critic_weight=policy.slow_critic_weight,
         slow_critic_rate=policy.slow_critic_rate,

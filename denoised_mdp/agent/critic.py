@@ -5,13 +5,16 @@ Shapes: B = any leading axes, K = outputs of the critic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from denoised_mdp.model.distributions import HALF_LOG_2PI
+from denoised_mdp.model.nets import MLP
 
 BINS = np.linspace(-8, 8, 63, dtype=np.float32)  # on the scale of symlog: values of +-2980; V3 has 255 on +-20
 
@@ -31,6 +34,22 @@ def two_hot(value: jax.Array) -> jax.Array:
     place = (symlog(value) - BINS[0]) / (BINS[1] - BINS[0])
     distance = jnp.abs(jnp.clip(place, 0, len(BINS) - 1)[..., None] - np.arange(len(BINS))[(None,) * value.ndim])
     return jnp.maximum(0.0, 1.0 - distance)
+
+
+class Twins(nnx.Module):
+    """Two critics that learn apart (Fujimoto et al. 2018, arXiv 1802.09477): [B, D] -> [2, B, K].
+
+    An error of one alone does not raise the smaller of both values, and so the policy cannot exploit it.
+    """
+
+    def __init__(self, new: Callable[[], MLP]):
+        self.first, self.second = new(), new()
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return jnp.stack([self.first(features), self.second(features)])
+
+
+Critic = MLP | Twins
 
 
 class Values(Protocol):
@@ -73,6 +92,12 @@ class TwoHotValues:
     def nll(self, outputs: jax.Array, returns: jax.Array) -> jax.Array:
         """[B, K], [B] -> [B], the cross-entropy with the two bins around the return, in nats."""
         return -jnp.sum(two_hot(returns) * jax.nn.log_softmax(outputs), axis=-1)
+
+
+def value(values: Values, critic: Critic, features: jax.Array) -> jax.Array:
+    """[B, D] -> [B], the expected return; of twins the smaller one."""
+    expected = values.mean(critic(features))
+    return jnp.min(expected, axis=0) if isinstance(critic, Twins) else expected
 
 
 VALUES: dict[Literal["gaussian", "two_hot"], Values] = {"gaussian": GaussianValues(), "two_hot": TwoHotValues()}

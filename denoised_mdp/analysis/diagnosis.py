@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 
 from denoised_mdp.agent import Agent, TrainState
-from denoised_mdp.agent.critic import VALUES
+from denoised_mdp.agent.critic import VALUES, value
 from denoised_mdp.errors import UserError
 from denoised_mdp.model.latent import Factor
 from denoised_mdp.runs.evaluation import Episode
@@ -153,7 +153,7 @@ def _beliefs(agent: Agent, state: TrainState, observation, action, starts, key) 
     return _Beliefs(
         reward_x=of_x,
         reward_y=model.reward(s.x, s.y) - of_x,
-        value=VALUES[policy.critic].mean(state.policy.critic(s.x.features)),
+        value=value(VALUES[policy.critic], state.policy.critic, s.x.features),
         action=mode(s.x, act_key),
         entropy=actor(s.x).entropy(noise),
         kl_x=q.x.kl(p.x),

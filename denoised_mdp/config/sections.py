@@ -292,6 +292,7 @@ class DynamicsPolicy(Learner):
     actor: Literal["tanh_normal", "clipped_normal"] = "tanh_normal"  # clipped: its stddev stays within 0.1 to 1
     actor_output_scale: NotNegative = 1.0  # times the initial weights of the last layer
     gradient: Literal["dynamics", "reinforce"] = "dynamics"  # of the returns, to the actor
+    critics: Literal[1, 2] = 1  # two learn apart, and the smaller value counts
     normalize_returns: bool = False  # by the range from their 5th to 95th percentile, if it is above 1
     critic: Literal["gaussian", "two_hot"] = "gaussian"  # two_hot: a distribution over bins of symlog(return)
     critic_output_scale: NotNegative = 1.0
@@ -324,6 +325,8 @@ class Replay(Settings):
     source: Place | None  # train on the replay of this other run, without collecting
     factors: bool  # keep the ground truth of every step (joints, targets, all noise) beside its frame
     include_running: bool  # sample from running episodes too
+    recent_share: Unit = 0.0  # share of the sequences drawn from the newest episodes only; 0 is the paper's
+    recent_episodes: Size = 20  # number of those episodes
 
 
 class Train(Settings):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from denoised_mdp.agent.batch import Gathered, Rows
 from denoised_mdp.errors import UserError
-from denoised_mdp.runs.replay import Replay
+from denoised_mdp.runs.replay import EVENLY, Recency, Replay
 
 PIECE = 256  # rows per write: a fixed number, so that one compiled program suffices
 SHARE = 0.8  # of the device's memory; the agent needs the rest
@@ -83,10 +83,12 @@ class DeviceReplay:
                 places = self._places[id][start : start + PIECE]
                 self._write(places, replay.rows(episode, start, len(places)))
 
-    def sample(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> Gathered:
+    def sample(
+        self, rng: np.random.Generator, updates: int, length: int, batch: int, recency: Recency = EVENLY
+    ) -> Gathered:
         """Draws the same batches as `Replay.sample` with these arguments; the device gathers them later."""
         assert self._replay is not None, "update comes first"
-        sequences = self._replay.draw(rng, updates, length, batch)
+        sequences = self._replay.draw(rng, updates, length, batch, recency)
         pieces = [piece for sequence in sequences for piece in sequence]
         places = np.concatenate([self._places[episode.id][start : start + count] for episode, start, count in pieces])
         return Gathered(self.rows, places.reshape(updates, batch, length).swapaxes(1, 2))

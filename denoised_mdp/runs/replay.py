@@ -38,6 +38,16 @@ class Piece(NamedTuple):
     length: int
 
 
+class Recency(NamedTuple):
+    """A preference for new episodes: `share` of the sequences comes from the newest `episodes` alone."""
+
+    share: float = 0.0
+    episodes: int = 1
+
+
+EVENLY = Recency()  # every position alike
+
+
 class Replay:
     """Episodes of one or several environments in a folder. Beyond `capacity` rows it forgets the oldest ones.
 
@@ -321,6 +331,7 @@ class Replay:
         length: int,
         batch: int,
         *,
+        recency: Recency = EVENLY,
         columns: Collection[int] | None = None,
         with_factors: bool = False,
     ) -> Batch:
@@ -333,7 +344,7 @@ class Replay:
         Raises:
             ReplayError: the replay has too few rows, or a file has been deleted or cut meanwhile.
         """
-        sequences = self.draw(rng, updates, length, batch)
+        sequences = self.draw(rng, updates, length, batch, recency)
         if columns is not None:
             sequences = [sequence for j, sequence in enumerate(sequences) if j % batch in columns]
             batch = len(columns)
@@ -355,13 +366,15 @@ class Replay:
             factors={n: np.ascontiguousarray(small[FACTOR + n]) for n in self.factor_names if with_factors},
         )
 
-    def draw(self, rng: np.random.Generator, updates: int, length: int, batch: int) -> list[list[Piece]]:
+    def draw(
+        self, rng: np.random.Generator, updates: int, length: int, batch: int, recency: Recency = EVENLY
+    ) -> list[list[Piece]]:
         """Draws the pieces of the K * B sequences that `sample` reads, those of the first batch first.
 
         Every position where a sequence fits is equally likely, so that an episode's weight is its number of positions
         (as in the reference). An episode of N rows has N - T + 1 of them; sequences may contain its last row, where a
         termination is recorded. Finished episodes shorter than T are joined into one, the oldest first; the paper's
-        tasks have none.
+        tasks have none. With a `recency`, a share of the sequences is drawn from the newest episodes only.
 
         Raises:
             ReplayError: the replay has too few rows.
@@ -374,10 +387,12 @@ class Replay:
             raise ReplayError(
                 f"{self.directory}: no sequence of {length} steps, the longest {kind}episode has {longest}"
             )
-        ends = np.cumsum(fits)
-        draws = rng.integers(ends[-1], size=updates * batch)
-        which = np.searchsorted(ends, draws, side="right")
-        starts = draws - (ends - fits)[which]
+        if recency.share:
+            newest = {episode.id for episode in self.sampled()[-recency.episodes :]}
+            old = np.array([sum(e.length for e in line if e.id not in newest) for line in lines], np.int64)
+            which, starts = _draw_recent(rng, fits, old, updates * batch, recency.share)
+        else:
+            which, starts = _places(np.zeros_like(fits), fits, rng.integers(fits.sum(), size=updates * batch))
         first_rows = {i: np.cumsum([0] + [episode.length for episode in lines[i]]) for i in set(which.tolist())}
         return [
             _pieces(lines[i], first_rows[i], start, length)
@@ -408,6 +423,35 @@ class Replay:
     def _need_writable(self, what: str) -> None:
         if not self._writable:
             raise ValueError(f"{self.directory} was opened read-only, which excludes {what}")
+
+
+def _places(
+    first: NDArray[np.int64], counts: NDArray[np.int64], draws: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the line and the row in it of each draw, which numbers the positions of all lines.
+
+    Line i has `counts[i]` positions, from row `first[i]` on.
+    """
+    ends = np.cumsum(counts)
+    which = np.searchsorted(ends, draws, side="right")
+    return which, draws - (ends - counts)[which] + first[which]
+
+
+def _draw_recent(
+    rng: np.random.Generator, fits: NDArray[np.int64], old: NDArray[np.int64], count: int, share: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the lines and rows of `count` positions, of which a share lies behind the `old` rows of each line.
+
+    Two numbers for each position, in its turn: the outcome is the same however many positions are drawn at a time.
+    """
+    chances = rng.random((count, 2))
+    new = np.maximum(fits - old, 0)
+    everywhere = _places(np.zeros_like(fits), fits, (chances[:, 1] * fits.sum()).astype(np.int64))
+    if not new.any():
+        return everywhere
+    recent = _places(old, new, (chances[:, 1] * new.sum()).astype(np.int64))
+    is_recent = chances[:, 0] < share
+    return np.where(is_recent, recent[0], everywhere[0]), np.where(is_recent, recent[1], everywhere[1])
 
 
 def _rows_of(line: Sequence[Episode]) -> int:

@@ -23,7 +23,7 @@ from denoised_mdp.runs import checkpoint, episode_files
 from denoised_mdp.runs.device_replay import SHARE, DeviceReplay, rows_needed
 from denoised_mdp.runs.evaluation import rollout, summary, training_envs
 from denoised_mdp.runs.logger import Logger
-from denoised_mdp.runs.replay import Batch, Replay
+from denoised_mdp.runs.replay import Batch, Recency, Replay
 from denoised_mdp.training.devices import Devices
 from denoised_mdp.training.learner import WATCHED, AgentSnapshot, Keys
 from denoised_mdp.training.prefill import HOLD, PREFILLS
@@ -228,10 +228,11 @@ class Run:
         Each of several processes reads its share of B.
         """
         length, batch = self.config.train.batch_length, self.config.train.batch_size
+        recency = Recency(self.config.replay.recent_share, self.config.replay.recent_episodes)
         if self.device_replay is None:
-            return contents.sample(self.rng, updates, length, batch, columns=self.devices.columns)
+            return contents.sample(self.rng, updates, length, batch, recency=recency, columns=self.devices.columns)
         self.device_replay.update(contents)
-        return self.device_replay.sample(self.rng, updates, length, batch)
+        return self.device_replay.sample(self.rng, updates, length, batch, recency)
 
     def record_updates(self, updates: int, means: Mapping[str, float], speeds: Mapping[str, float]) -> None:
         """Counts updates that have been made, and logs their mean metrics.
