@@ -92,19 +92,22 @@ def main() -> None:
     """Prints each kill and each comparison; ends with 1 if a run differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="kills in all, divided among the variants")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="some of %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, help="folder for the runs; a temporary one otherwise")
+    parser.add_argument("settings", nargs="*", help="further settings of all runs")
     options = parser.parse_args()
+    variants = options.variants.split(",")
+    if unknown := set(variants) - set(VARIANTS):
+        parser.error(f"--variants: there is no {', '.join(sorted(unknown))}")
+    SETTINGS.extend(options.settings)
     with tempfile.TemporaryDirectory() as temporary:
         out = options.out or Path(temporary)
         out.mkdir(parents=True, exist_ok=True)
         wrong = [
             name
-            for i, name in enumerate(options.variants)
-            if not torture(
-                name, out, _share(options.kills, len(options.variants), i), random.Random(f"{options.seed} {name}")
-            )
+            for i, name in enumerate(variants)
+            if not torture(name, out, _share(options.kills, len(variants), i), random.Random(f"{options.seed} {name}"))
         ]
     print(
         f"differ: {', '.join(wrong)}" if wrong else "every run ended with the bytes of the undisturbed one", flush=True
