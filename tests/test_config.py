@@ -423,6 +423,25 @@ def test_a_run_knows_its_videos_by_their_content(tmp_path, monkeypatch, caplog):
         run_dir.check(config("again"))
 
 
+def test_a_replay_to_learn_from_may_move_and_grow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def config(source: str) -> Config:
+        return compose.compose(["size=debug", f"replay.source={source}", f"run_dir={tmp_path / 'run'}"])
+
+    for name in ("theirs", "other"):
+        Path(name, "replay").mkdir(parents=True)
+        Path(name, "replay", "spec.json").write_text("{}")
+        Path(name, "replay", "episode-00000000-stream-000.bin").write_bytes(name.encode() * 4096)
+    run_dir.claim(config("theirs"))
+    Path("theirs", "replay", "episode-00000001-stream-000.bin").write_bytes(b"later")
+    Path("theirs").rename("moved")
+    run_dir.check(config("moved"))
+    run_dir.check(config("moved/replay/"))
+    with pytest.raises(UserError, match=r"another configuration \(replay.source: theirs -> other\)"):
+        run_dir.check(config("other"))
+
+
 def test_a_constructor_s_file_may_move_and_change(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -323,7 +323,7 @@ def without_seed(random):
 
 
 def test_an_error_of_the_environment_s_own_is_named_with_its_place():
-    with pytest.raises(UserError, match=r"tried before the run: TypeError: .* argument 'seed' \(.*custom.py:\d+\)$"):
+    with pytest.raises(UserError, match=r"its reset: TypeError: .* argument 'seed' \(.*custom.py:\d+\)$"):
         train_script.check(compose.compose(["env=custom", f"env.constructor={__name__}:without_seed"]))
 
 

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,18 @@ from test_train import hop, newest, without_speed
 
 from denoised_mdp.config import Config
 from denoised_mdp.config.compose import compose
+from denoised_mdp.envs import custom
 from denoised_mdp.errors import UserError
 from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.logger import Logger
 from denoised_mdp.training import loop
 from denoised_mdp.training.run import Run
+
+FAILING = """        self.t += 1
+        Hop.steps_taken = getattr(Hop, "steps_taken", 0) + 1
+        if Hop.steps_taken == 50:
+            {}["gripper"]
+"""
 
 
 def settings(folder: Path, *more: str) -> Config:
@@ -188,6 +196,24 @@ def test_a_folder_that_takes_no_files_is_one_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"cannot be written: .*Permission denied"):
             loop.train(config)
     assert not Path(config.run_dir).exists()
+
+
+def test_an_environment_that_fails_in_the_middle_is_one_line_and_the_run_goes_on(whole, tmp_path):
+    """Once its file is mended: the failure named the line."""
+    config = settings(tmp_path)
+    file = tmp_path / "hop.py"
+    sound = file.read_text()
+    file.write_text(sound.replace("        self.t += 1\n", FAILING))
+    with pytest.raises(UserError, match=r"step 2 of an episode: KeyError: 'gripper' \(.*hop.py:\d+\)$") as caught:
+        loop.train(config)
+    assert len(str(caught.value).splitlines()) == 1
+    custom.load.cache_clear()
+    del sys.modules["hop"]
+    file.write_text(sound)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_dir.sources, "_same", lambda *_: True)
+        loop.train(config)
+    assert_same(Path(config.run_dir), whole)
 
 
 def test_a_run_from_before_checksums_goes_on(whole, tmp_path):

@@ -72,7 +72,7 @@ class Custom(RandomWorld):
         self.episode_frames = episode_frames
         self._action_spec = self._actions()
         self._t = 0
-        self._observation = self._checked(self._env.reset()).observation  # so that there is one before `reset`
+        self._observation = self._checked(self._call(self._env.reset)).observation  # `reset` needs one
         self.render()  # checks that there is a picture
         self.factor_kinds: dict[str, FactorKind] = dict(getattr(self._truth, "factor_kinds", {}))
         if wrong := [f"{name}={kind}" for name, kind in self.factor_kinds.items() if kind not in FACTOR_KINDS]:
@@ -84,13 +84,14 @@ class Custom(RandomWorld):
     def reset(self) -> dm_env.TimeStep:
         self._random.seed(int(self._rng.integers(2**32)))
         self._t = 0
-        return self._note(self._checked(self._env.reset()))
+        return self._note(self._checked(self._call(self._env.reset)))
 
     def step(self, action: NDArray[np.float64]) -> dm_env.TimeStep:
         """Takes a step; clips the action again, as rounding to the environment's type could exceed its bounds."""
         self._t += 1
         spec = self._action_spec
-        timestep = self._checked(self._env.step(np.clip(action.astype(spec.dtype), spec.minimum, spec.maximum)))
+        action = np.clip(action.astype(spec.dtype), spec.minimum, spec.maximum)
+        timestep = self._checked(self._call(self._env.step, action))
         if self._t == self.episode_frames and not timestep.last():
             timestep = timestep._replace(step_type=dm_env.StepType.LAST)  # its discount stays: a time limit ended it
         return self._note(timestep)
@@ -115,7 +116,7 @@ class Custom(RandomWorld):
     def factors(self) -> dict[str, np.ndarray]:
         if not self.factor_kinds:
             return {}
-        found = {name: np.array(value) for name, value in self._truth.factors().items()}
+        found = {name: np.array(value) for name, value in self._call(self._truth.factors).items()}
         if found.keys() != self.factor_kinds.keys():
             raise UserError(
                 f"{self._name}: its factors() has {', '.join(found) or 'nothing'}, its factor_kinds "
@@ -133,6 +134,15 @@ class Custom(RandomWorld):
 
     def close(self) -> None:
         self._env.close()
+
+    def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Returns the answer of the environment's method; raises UserError for an error of its own."""
+        try:
+            return method(*arguments)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self._name}: {self._place()}: {with_place(error)}") from error
 
     def _checked(self, timestep: Any) -> dm_env.TimeStep:
         """Returns the environment's time step if a run can use it; raises UserError otherwise."""

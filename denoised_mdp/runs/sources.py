@@ -14,8 +14,8 @@ from denoised_mdp.config import schema as settings
 from denoised_mdp.config.sections import Custom
 
 FILE = "sources.json"
-VIDEOS, CONSTRUCTOR = "noise.source", "env.constructor"
-PATHS = (VIDEOS, CONSTRUCTOR, "replay.source")  # settings that name a file or a folder
+VIDEOS, CONSTRUCTOR, REPLAY = "noise.source", "env.constructor", "replay.source"
+PATHS = (VIDEOS, CONSTRUCTOR, REPLAY)  # settings that name a file or a folder
 _SAMPLE = 4096  # bytes from the middle of each file
 
 
@@ -38,7 +38,7 @@ def changed(folder: Path, config: Config) -> str | None:
 
 
 def note(folder: Path, config: Config) -> None:
-    """Records the files that the run in `folder` depends on: its videos only once, its code as it is now."""
+    """Records the files that the run in `folder` depends on: its videos only once, its code and replay as they are."""
     old = _recorded(folder)
     new = _identities(config) | {name: old[name] for name in (VIDEOS,) if name in old}
     if new != old:
@@ -85,7 +85,20 @@ def _identities(config: Config) -> dict[str, str]:
         file = Path(config.env.constructor.rpartition(":")[0]).expanduser()
         if file.suffix == ".py" and file.is_file():
             identities[CONSTRUCTOR] = hashlib.sha256(file.read_bytes()).hexdigest()
+    if config.replay.source is not None and (identity := _of_replay(Path(config.replay.source).expanduser())):
+        identities[REPLAY] = identity
     return identities
+
+
+def _of_replay(folder: Path) -> str | None:
+    """Returns the identity of a replay that may still grow, by its record and its first episode; None: it has none."""
+    folder = folder if (folder / "spec.json").exists() else folder / "replay"
+    episodes = sorted(folder.glob("episode-*.bin"))
+    if not episodes or not (folder / "spec.json").exists():
+        return None
+    with episodes[0].open("rb") as file:
+        sample = file.read(_SAMPLE)
+    return hashlib.sha256((folder / "spec.json").read_bytes() + episodes[0].name.encode() + sample).hexdigest()
 
 
 def _of_videos(folder: Path) -> str:
