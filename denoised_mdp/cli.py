@@ -23,7 +23,6 @@ import functools
 import itertools
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
@@ -52,9 +51,10 @@ from denoised_mdp.config.compose import (
     resolve,
 )
 from denoised_mdp.config.schema import Config
-from denoised_mdp.config.sections import Count, Custom, Place, Settings, Size, Text
+from denoised_mdp.config.sections import Count, Place, Settings, Size, Text
 from denoised_mdp.errors import UserError, did_you_mean, one_line, unwritable, user_errors
 from denoised_mdp.runs import run_dir, sources
+from denoised_mdp.runs.sources import CONSTRUCTOR
 
 USER_ERROR = 2  # exit code
 _JAX_TEXTS = ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "JAX_COORDINATOR_ADDRESS")  # unchecked by jax
@@ -236,7 +236,6 @@ class RecordingOptions(RunOptions):
 
 
 Options = TypeVar("Options", bound=RunOptions)
-CONSTRUCTOR = "env.constructor"  # the code of a custom environment; runs only if the command line names it too
 ADJUSTABLE = ("render.", "noise.")  # the settings of a run that `look` may change: the world, not the agent
 
 
@@ -280,11 +279,7 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
     if problem := unwritable(Path(getattr(options, "out", None) or options.run_dir)):
         raise UserError(f"the results cannot be written: {problem}")
     folder = Path(options.run_dir)
-    config = run_dir.load(folder)
-    if isinstance(config.env, Custom) and CONSTRUCTOR not in changes:
-        code = config.env.constructor
-        option = f"{CONSTRUCTOR}={code}" if re.fullmatch(r"[\w./:-]+", code) else f"'{CONSTRUCTOR}=\"{code}\"'"
-        raise UserError(f"run_dir={folder} would run its own code; if you trust it, add {option} to this command")
+    config = run_dir.load_to_play(folder, constructor=changes.get(CONSTRUCTOR))
     tree = config.model_dump()
     for name, value in changes.items():
         section, key = name.split(".")

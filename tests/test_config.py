@@ -472,6 +472,9 @@ def test_a_run_that_was_sent_runs_no_code_of_its_own(place, tmp_path):
     (option,) = shlex.split(str(caught.value).split(", add ")[1].removesuffix(" to this command"))
     config, _, _ = cli.parse_run_options(Options, [f"run_dir={tmp_path / 'run'}", option])
     assert config == run_dir.load(tmp_path / "run")
+    with pytest.raises(UserError, match="would run its own code"):  # in a notebook
+        run_dir.load_to_play(tmp_path / "run")
+    assert run_dir.load_to_play(tmp_path / "run", constructor=f"{place}:make") == config
 
 
 def test_nothing_is_unpickled():

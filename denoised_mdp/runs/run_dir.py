@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from typing import NamedTuple
 
 from denoised_mdp.config import Config
 from denoised_mdp.config import schema as settings
+from denoised_mdp.config.sections import Custom
 from denoised_mdp.errors import UserError, one_line
 from denoised_mdp.runs import sources
+from denoised_mdp.runs.sources import CONSTRUCTOR
 
 CONFIG = "config.yaml"
 LOCK = "lock"
@@ -137,6 +140,24 @@ def load(run_dir: Path) -> Config:
     if not (run_dir / CONFIG).exists():
         raise UserError(f"run_dir={run_dir} holds no run: there is no {CONFIG} in it")
     return settings.load(run_dir / CONFIG).model_copy(update={"run_dir": str(run_dir)})
+
+
+def load_to_play(run_dir: Path, *, constructor: str | None = None) -> Config:
+    """Returns the configuration of a run whose environments are about to be made.
+
+    constructor: the code of a custom environment that may run. The run's own `env.constructor` is no permission.
+
+    Raises:
+        UserError: there is no run, or it names code of its own, and the caller names none.
+    """
+    config = load(run_dir)
+    if not isinstance(config.env, Custom):
+        return config
+    if constructor is None:
+        code = config.env.constructor
+        option = f"{CONSTRUCTOR}={code}" if re.fullmatch(r"[\w./:-]+", code) else f"'{CONSTRUCTOR}=\"{code}\"'"
+        raise UserError(f"run_dir={run_dir} would run its own code; if you trust it, add {option} to this command")
+    return config.model_copy(update={"env": config.env.model_copy(update={"constructor": constructor})})
 
 
 def checkpoint(run_dir: Path, which: str) -> Path:
