@@ -146,6 +146,7 @@ def read_spec(directory: Path) -> np.dtype:
 
 
 def check_same_record(directory: Path, found: np.dtype, wanted: np.dtype) -> None:
+    """Raises a ReplayError that names what differs between the record in a folder and the one wanted, if anything."""
     if found == wanted:
         return
     for name in dict.fromkeys((*(found.names or ()), *(wanted.names or ()))):
