@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+CHECKSUMS = "checksums.json"
+
+
 def main() -> None:
     """Prints the differences, and ends with exit code 1 if there are any."""
     parser = argparse.ArgumentParser(description="Compares parameters, replay, progress and metrics of two runs.")
@@ -34,13 +37,27 @@ def differences(first: Path, second: Path, *, finished_later: bool) -> list[str]
     newest = [max((run / "checkpoints").iterdir(), key=lambda path: path.name) for run in (first, second)]
     if newest[0].name != newest[1].name:
         return [f"checkpoints of env steps {int(newest[0].name)} and {int(newest[1].name)}"]
-    pairs = {f"checkpoint/{path.name}": (path, newest[1] / path.name) for path in sorted(newest[0].iterdir())}
+    checksums = [(path / CHECKSUMS).exists() for path in newest]
+    skipped = () if all(checksums) else (CHECKSUMS,)  # a version without them made one of the runs
+    files = [path for path in sorted(newest[0].iterdir()) if path.name not in skipped]
+    pairs = {f"checkpoint/{path.name}": (path, newest[1] / path.name) for path in files}
     pairs |= {f"replay/{path.name}": (path, second / "replay" / path.name) for path in (first / "replay").iterdir()}
-    problems = [name for name, (a, b) in pairs.items() if not b.is_file() or a.read_bytes() != b.read_bytes()]
+    problems = [
+        name for name, (a, b) in pairs.items() if not b.is_file() or _content(a, skipped) != _content(b, skipped)
+    ]
     if (metrics := _metrics(first, finished_later)) != (other := _metrics(second, finished_later)):
         wrong = next((i for i, (a, b) in enumerate(zip(metrics, other, strict=False)) if a != b), "the end")
         problems.append(f"metrics.jsonl from its line {wrong} on")
     return problems
+
+
+def _content(file: Path, skipped: tuple[str, ...]) -> object:
+    """Returns the bytes of a file; of progress.json without checksums if one run has none."""
+    if not skipped or file.name != "progress.json":
+        return file.read_bytes()
+    progress = json.loads(file.read_bytes())
+    progress["replay"].pop("checksums", None)
+    return progress
 
 
 def _metrics(run: Path, finished_later: bool) -> list[dict[str, float]]:
