@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-
 CHECKSUMS = "checksums.json"
 
 
