@@ -8,6 +8,7 @@ COMMANDS = {
     "factorization": "measures the true factors in each part of the latent state",
     "compare": "draws the factorizations of several runs",
     "regress": "predicts joints from pictures, with a run's encoder and a new one",
+    "study": "trains the many runs of a study, a few at a time",
     "report": "draws learning curves of several runs",
     "baselines": "measures the returns of a task without learning",
     "check_parity": "compares our numbers with those of the authors' code",

@@ -1,0 +1,254 @@
+"""Studies: many runs that a YAML file describes, a few at a time, each by the ordinary training command.
+
+A study may be stopped at any time, with Ctrl-C or by a kill: the same command skips finished runs and resumes the
+others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import yaml
+from pydantic import Field, ValidationError
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from denoised_mdp.config.compose import compose
+from denoised_mdp.config.schema import Config, explain
+from denoised_mdp.config.sections import Settings, Text
+from denoised_mdp.errors import UserError, at_least, did_you_mean, expanded, one_line
+from denoised_mdp.runs import run_dir
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "studies"
+SHOW_EVERY = 2.0  # seconds between two looks at the runs
+PRINT_EVERY = 60.0  # seconds between two lines where there is no terminal
+
+State = Literal["waiting", "running", "finished", "stopped", "failed"]
+
+
+class Study(Settings):
+    """The description of a study: the product of some choices along each axis of each grid, for every seed."""
+
+    settings: list[Text] = Field([])  # overrides of every run
+    seeds: list[int] = Field(min_length=1)
+    choices: dict[Text, dict[Text, list[Text]]]  # axis -> choice -> its overrides
+    grids: list[dict[Text, list[Text]]] = Field(min_length=1)  # in the order of their work: axis -> choices
+
+
+class Job(NamedTuple):
+    """One run of a study."""
+
+    name: str
+    overrides: list[str]
+    config: Config
+
+
+def load(path: Path) -> Study:
+    """Reads the description of a study.
+
+    Raises:
+        UserError: the file is missing, or is not a study.
+    """
+    try:
+        study = Study.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, list(Study.model_fields))}") from None
+    for axis, choice in ((a, c) for grid in study.grids for a, choices in grid.items() for c in choices):
+        known = study.choices.get(axis)
+        if known is None:
+            raise UserError(f"{path}: grids: there is no axis {axis}{did_you_mean(axis, study.choices)}")
+        if choice not in known:
+            raise UserError(f"{path}: grids: {axis} has no choice {choice}{did_you_mean(choice, known)}")
+    return study
+
+
+def jobs(study: Study, out: Path, more: Sequence[str] = ()) -> list[Job]:
+    """Returns the runs of a study in their order, each once, with checked configurations. `more`: further overrides.
+
+    Raises:
+        UserError: the overrides of a run are wrong.
+    """
+    found: dict[str, Job] = {}
+    for grid in study.grids:
+        for chosen, seed in itertools.product(itertools.product(*grid.values()), study.seeds):
+            name = "-".join([*chosen, f"seed{seed}"])
+            parts = [study.choices[axis][choice] for axis, choice in zip(grid, chosen, strict=True)]
+            overrides = [*study.settings, *itertools.chain(*parts), f"seed={seed}", *more, f"run_dir={out / name}"]
+            if name not in found:
+                try:
+                    found[name] = Job(name, overrides, compose(overrides))
+                except UserError as error:
+                    raise UserError(f"{name}: {error}") from None
+    return list(found.values())
+
+
+def progress(job: Job) -> tuple[int, bool]:
+    """Returns the env step of a run's newest checkpoint, and whether it is finished."""
+    checkpoints = sorted(Path(job.config.run_dir, "checkpoints").glob("[0-9]*"))
+    for path in reversed(checkpoints):
+        try:
+            saved = json.loads((path / "progress.json").read_bytes())
+            return saved["env_step"], saved["finished"] and saved["env_step"] >= job.config.train.env_steps
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged one: training will set it aside
+    return 0, False
+
+
+class Runner:
+    """Works off the runs, `at_once` of them at a time, each process on cores of its own."""
+
+    def __init__(self, todo: Sequence[Job], *, at_once: int):
+        self.jobs, self.at_once = todo, at_once
+        self.states: dict[str, State] = {job.name: "finished" if progress(job)[1] else "waiting" for job in todo}
+        self._processes: dict[str, subprocess.Popen] = {}
+        self._stop = threading.Event()
+        self._cores: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+        available = sorted(os.sched_getaffinity(0))
+        for i in range(at_once):
+            self._cores.put(available[i::at_once] or available)
+
+    def run(self) -> None:
+        """Trains all runs that wait, to their ends or to `stop`."""
+        with ThreadPoolExecutor(self.at_once) as pool:
+            list(pool.map(self._train, [job for job in self.jobs if self.states[job.name] == "waiting"]))
+
+    def stop(self) -> None:
+        """Asks all processes to save and end, and starts no other."""
+        self._stop.set()
+        for process in list(self._processes.values()):
+            process.send_signal(signal.SIGTERM)
+
+    def _train(self, job: Job) -> None:
+        if self._stop.is_set():
+            return
+        cores = self._cores.get()
+        log = Path(f"{job.config.run_dir}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            command = train_command(job)
+            process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+            with suppress(ProcessLookupError):  # it has ended already
+                os.sched_setaffinity(process.pid, cores)
+            self._processes[job.name], self.states[job.name] = process, "running"
+            if self._stop.is_set():  # it came while the process started
+                process.send_signal(signal.SIGTERM)
+            code = process.wait()
+        del self._processes[job.name]
+        self._cores.put(cores)
+        self.states[job.name] = "finished" if progress(job)[1] else "stopped" if code == 0 else "failed"
+
+
+def train_command(job: Job) -> list[str]:
+    """Returns the command that trains a run, as a user would."""
+    return [sys.executable, "-m", "denoised_mdp", "train", *job.overrides]
+
+
+def table(runner: Runner, begun: float, steps_before: int) -> Table:
+    """Returns the runs that are not waiting, a line for the others, and the time left."""
+    shown = Table("run", "state", "env steps", box=None, pad_edge=False)
+    steps = {job.name: progress(job)[0] for job in runner.jobs}
+    for job in runner.jobs:
+        if (state := runner.states[job.name]) not in ("waiting", "finished"):
+            shown.add_row(job.name, state, f"{steps[job.name]:,} of {job.config.train.env_steps:,}")
+    counts = {state: list(runner.states.values()).count(state) for state in ("finished", "waiting", "failed")}
+    total = sum(job.config.train.env_steps for job in runner.jobs)
+    done = sum(min(steps[job.name], job.config.train.env_steps) for job in runner.jobs)
+    left = ""
+    if done > steps_before:
+        seconds = (total - done) / (done - steps_before) * (time.monotonic() - begun)
+        left = f", about {timedelta(seconds=round(seconds))} left"
+    shown.caption = f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(runner.jobs)} runs{left}"
+    return shown
+
+
+def _show(runner: Runner, ended: threading.Event) -> None:
+    """Shows the table until the runner has ended: live on a terminal, as lines now and then elsewhere."""
+    console, begun = Console(), time.monotonic()
+    before = sum(min(progress(job)[0], job.config.train.env_steps) for job in runner.jobs)
+    if not console.is_terminal:
+        while not ended.wait(PRINT_EVERY):
+            print(table(runner, begun, before).caption, flush=True)
+        return
+    with Live(table(runner, begun, before), console=console, auto_refresh=False) as live:
+        while not ended.wait(SHOW_EVERY):
+            live.update(table(runner, begun, before), refresh=True)
+
+
+def named(text: str) -> Path:
+    """An argparse type: returns the file of a study, given by a path or by a name in `studies/`."""
+    path = expanded(text)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"there is no study {text}{did_you_mean(text, known)}")
+    return FOLDER / f"{text}.yaml"
+
+
+def _lines(todo: Sequence[Job]) -> Iterator[str]:
+    for job in todo:
+        yield shlex.join(train_command(job))
+
+
+def command() -> None:
+    """Trains the runs of a study, or prints their commands."""
+    parser = argparse.ArgumentParser(description="Trains the many runs of a study, a few at a time.")
+    parser.add_argument("study", type=named, help="a YAML file, or the name of one in studies/")
+    parser.add_argument("settings", nargs="*", help="further settings of every run")
+    parser.add_argument("--out", type=expanded, help="the folder of the runs; default: runs/ and the study's name")
+    parser.add_argument("--jobs", type=at_least(1), default=len(os.sched_getaffinity(0)), help="runs at a time")
+    parser.add_argument("--print", action="store_true", help="print the commands of unfinished runs")
+    options = parser.parse_args()
+    out = options.out or Path("runs", options.study.stem)
+    try:
+        todo = jobs(load(options.study), out, options.settings)
+        for job in todo:
+            run_dir.check(job.config)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+    if options.print:
+        print(*_lines([job for job in todo if not progress(job)[1]]), sep="\n")
+        return
+    runner, ended = Runner(todo, at_once=options.jobs), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: runner.stop())
+    shower = threading.Thread(target=_show, args=(runner, ended))
+    shower.start()
+    runner.run()
+    ended.set()
+    shower.join()
+    _report(runner, out)
+
+
+def _report(runner: Runner, out: Path) -> None:
+    """Prints the end of a study; exits with 1 if runs have failed."""
+    failed = [name for name, state in runner.states.items() if state == "failed"]
+    unfinished = sum(state != "finished" for state in runner.states.values())
+    for name in failed:
+        lines = Path(out, f"{name}.log").read_text(errors="replace").split("\n")
+        print(f"{name} failed: {next((line for line in reversed(lines) if line.strip()), 'no output')}")
+    if not unfinished:
+        print(f"all {len(runner.jobs)} runs are finished: {out}")
+    else:
+        print(f"{unfinished} of {len(runner.jobs)} runs are unfinished; the same command resumes them")
+    if failed:
+        sys.exit(1)
