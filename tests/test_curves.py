@@ -41,7 +41,7 @@ def test_curves_are_grouped_by_model_and_their_last_points_reported(tmp_path):
 @pytest.mark.parametrize(
     ("second", "every", "baseline", "message"),
     [
-        (["seed=0"], 5000, None, "same model, policy and seed"),
+        (["seed=0"], 5000, None, "same settings and seed"),
         (["seed=1", "env.task=walker_walk"], 5000, None, "different worlds"),
         (["seed=1", "noise.camera_walk=true"], 5000, None, "camera walk; .*no noise"),
         (["seed=1"], 4000, None, "different env steps"),
@@ -53,6 +53,27 @@ def test_what_cannot_be_compared_is_refused(second, every, baseline, message, tm
     rows = None if baseline is None else {"task": baseline, "random_mean": 1.0, "best_constant_mean": 2.0}
     with pytest.raises(UserError, match=message):
         curves.draw(runs, rows)
+
+
+def test_runs_that_differ_in_anything_but_their_seed_are_never_averaged(tmp_path):
+    runs = [
+        make_run(tmp_path / "a", "seed=0", returns=(0, 100)),
+        make_run(tmp_path / "b", "seed=1", "render.backend=ray", returns=(0, 300)),  # looks alike, and learns alike
+        make_run(tmp_path / "c", "seed=0", "model.beta=0.125", returns=(0, 500)),
+        make_run(tmp_path / "d", "seed=0", "size=paper", returns=(0, 700)),
+    ]
+    figure, summary = curves.draw(runs, None)
+    names = list(summary["methods"])
+    assert sorted(len(summary["methods"][name]) for name in names) == [1, 1, 2]
+    (both,) = (name for name in names if summary["statistics"][name]["seeds"] == 2)
+    assert "model.beta=0.125" not in both and any("model.beta=0.125" in name for name in names)
+    assert any("size=paper" in name and " more" in name for name in names)
+    found = summary["statistics"][both]
+    assert found["final"] == {"value": 200.0, "low": 100.0, "high": 300.0}
+    assert found["area"]["value"] == 100.0
+    assert found["steps_to"]["100"] == pytest.approx([5000.0, 5000.0 / 3])
+    assert found["steps_to"]["300"] == [None, 5000.0] and set(found["steps_to"]) == {"100", "200", "300"}
+    assert len(figure.axes[0].collections) == 3  # an interval for each
 
 
 def test_a_run_without_evaluations_is_named(tmp_path):

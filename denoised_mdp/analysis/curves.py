@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 
-from denoised_mdp.config import Config
+from denoised_mdp.analysis import statistics
+from denoised_mdp.config import Config, schema
 from denoised_mdp.config.sections import PART_NAMES
 from denoised_mdp.errors import UserError, did_you_mean
 from denoised_mdp.runs import run_dir
@@ -23,6 +25,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 METRIC = "evaluate/return_mean"
+THRESHOLDS = (100, 200, 300, 400, 500)  # returns whose env steps are reported
+SEEN = ("seed", "evaluate.", "render.")  # settings that leave what is learned as it is, or tell seeds apart
+MOST_SETTINGS = 3  # in the name of a method
+PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 LABELS = {
     "x": "x alone (Dreamer)",
     "xy": "x and y (Denoised MDP, Fig. 2b)",
@@ -46,9 +52,10 @@ def curve(folder: Path, name: str = METRIC) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[Figure, dict[str, Any]]:
-    """Draws the return of every run, thin, and the mean over seeds of each model and policy learner, thick.
+    """Draws the return of every run, thin, and the interquartile mean over seeds of each method, with its 95% interval.
 
-    Returns the picture and the last evaluations.
+    Returns the picture, the last evaluations, and the statistics of each method. Runs of one method differ in their
+    seed alone.
 
     baselines: the result of scripts/baselines.py; drawn as horizontal lines.
 
@@ -59,22 +66,28 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[
     tasks = {f"{config.env.task}, {_noise(config)}" for config in configs.values()}
     if len(tasks) > 1:
         raise UserError(f"the runs have different worlds: {'; '.join(sorted(tasks))}")
-    identities = [(_method(config), config.seed) for config in configs.values()]
+    method_of = methods(configs)
+    identities = [(method_of[folder], config.seed) for folder, config in configs.items()]
     if len(set(identities)) < len(identities):
-        raise UserError("two of the runs have the same model, policy and seed")
+        raise UserError("two of the runs have the same settings and seed")
     if baselines is not None and baselines["task"] != next(iter(configs.values())).env.task:
         raise UserError(f"the baselines are for {baselines['task']}, not for the runs' task")
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    summary: dict[str, Any] = {"world": tasks.pop(), "metric": METRIC, "methods": {}}
-    for method, colour in _colours(configs.values()).items():
-        curves = {config.seed: curve(folder) for folder, config in configs.items() if _method(config) == method}
+    summary: dict[str, Any] = {"world": tasks.pop(), "metric": METRIC, "methods": {}, "statistics": {}}
+    for method, colour in _colours(method_of.values()).items():
+        curves = {config.seed: curve(folder) for folder, config in configs.items() if method_of[folder] == method}
         for steps, returns in curves.values():
             axes.plot(steps, returns, color=colour, alpha=0.35, linewidth=1)
         shared = min((steps for steps, _ in curves.values()), key=len)
         if any(not np.array_equal(steps[: len(shared)], shared) for steps, _ in curves.values()):
             raise UserError(f"the runs of {method} were evaluated at different env steps")
-        mean = np.mean([returns[: len(shared)] for _, returns in curves.values()], axis=0)
-        axes.plot(shared, mean, color=colour, linewidth=2.5, label=f"{method}: mean of {len(curves)}")
+        returns_of = np.array([returns[: len(shared)] for _, returns in curves.values()])  # [seeds, evaluations]
+        rng = np.random.default_rng(0)
+        middle = [statistics.estimate(statistics.interquartile_mean, [now], rng=rng) for now in returns_of.T]
+        value, low, high = np.array(middle).T
+        axes.plot(shared, value, color=colour, linewidth=2.5, label=f"{method}: {len(curves)} seeds")
+        axes.fill_between(shared, low, high, color=colour, alpha=0.12, linewidth=0)
+        summary["statistics"][method] = _statistics(shared, returns_of, middle[-1])
         summary["methods"][method] = {
             f"seed {seed}": {"env_step": int(steps[-1]), "return": float(returns[-1])}
             for seed, (steps, returns) in sorted(curves.items())
@@ -95,20 +108,32 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[
     return figure, summary
 
 
+def _statistics(steps: np.ndarray, returns: np.ndarray, last: statistics.Estimate) -> dict[str, Any]:
+    """Returns the statistics of one method's curves: env steps [N], returns [seeds, N]."""
+    rng = np.random.default_rng(0)
+    report: dict[str, Any] = {"seeds": len(returns), "env_step": int(steps[-1]), "final": last._asdict()}
+    if len(steps) > 1:
+        areas = np.array([statistics.area_under_curve(steps, of_seed) for of_seed in returns])
+        report["area"] = statistics.estimate(statistics.interquartile_mean, [areas], rng=rng)._asdict()
+        reached = {at: [statistics.steps_to(at, steps, of_seed) for of_seed in returns] for at in THRESHOLDS}
+        report["steps_to"] = {str(at): found for at, found in reached.items() if any(s is not None for s in found)}
+    return report
+
+
 def draw_metrics(folders: Sequence[Path], names: Sequence[str], *, columns: int = 3) -> Figure:
     """Draws metrics over time: a panel for each, with a line for each run that has it, in the colour of its method.
 
     Raises:
         UserError: a folder holds no run, or no run has one of the metrics.
     """
-    configs = {folder: run_dir.load(folder) for folder in folders}
-    colours = _colours(configs.values())
+    method_of = methods({folder: run_dir.load(folder) for folder in folders})
+    colours = _colours(method_of.values())
     rows = -(-len(names) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns, 3 * rows), layout="constrained", squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
         runs = [folder for folder in folders if any(name in line for line in read_metrics(folder))]
         for folder in runs or folders:
-            axes.plot(*curve(folder, name), color=colours[_method(configs[folder])], alpha=0.7, linewidth=1.2)
+            axes.plot(*curve(folder, name), color=colours[method_of[folder]], alpha=0.7, linewidth=1.2)
         axes.set_title(name, fontsize=10)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlim(left=0)
@@ -139,11 +164,13 @@ def table(folders: Sequence[Path]) -> str:
         "pixel error": "model/observation_mse",
     }
     lines = [f"| run | method | seed | env steps | {' | '.join(last_of)} |", "|---|---|" + "---:|" * (len(last_of) + 2)]
-    for folder in folders:
-        config, logged = run_dir.load(folder), read_metrics(folder)
+    configs = {folder: run_dir.load(folder) for folder in folders}
+    method_of = methods(configs)
+    for folder, config in configs.items():
+        logged = read_metrics(folder)
         last = {name: value for line in logged for name, value in line.items()}
         cells = [f"{last[name]:,.4g}" if name in last else "" for name in last_of.values()]
-        about = f"| {folder.name} | {_method(config)} | {config.seed} | {last.get('env_step', 0):,} "
+        about = f"| {folder.name} | {method_of[folder]} | {config.seed} | {last.get('env_step', 0):,} "
         lines.append(about + f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -157,12 +184,50 @@ def last_values(folder: Path) -> str:
     return "\n".join(head + rows)
 
 
-def _colours(configs: Iterable[Config]) -> dict[str, str]:
-    methods = sorted({_method(config) for config in configs}, reverse=True)
-    return dict(zip(methods, plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
+def methods(configs: Mapping[Path, Config]) -> dict[Path, str]:
+    """Returns the name of each run's method: its model and policy learner, and the settings that tell it from others.
+
+    Runs have the same name only if they differ in nothing but their seed, or in what is evaluated and drawn.
+    """
+    of_label: dict[str, list[list[Path]]] = {}  # runs of one model and learner, those with the same settings together
+    for folder, config in configs.items():
+        groups = of_label.setdefault(_label(config), [])
+        same = next((group for group in groups if not _learned_differently(configs[group[0]], config)), None)
+        same.append(folder) if same is not None else groups.append([folder])
+    names = {}
+    for label, groups in of_label.items():
+        firsts = [configs[group[0]] for group in groups]
+        differing = sorted({name for one in firsts for other in firsts for name in _learned_differently(one, other)})
+        for group, first in zip(groups, firsts, strict=True):
+            names |= dict.fromkeys(group, ", ".join([label, *_values(first, differing)]))
+    return names
 
 
-def _method(config: Config) -> str:
+def _learned_differently(one: Config, other: Config) -> list[str]:
+    changes = [text.split(":")[0] for text in schema.differences(one, other)]
+    return [name for name in changes if not name.startswith(SEEN)]
+
+
+def _values(config: Config, names: Sequence[str]) -> list[str]:
+    """Returns some settings as on the command line; of many only the size's name and the first ones."""
+    plain = config.model_dump()
+    shown = [f"{name}={_value(plain, name)}" for name in names]
+    if len(shown) <= MOST_SETTINGS:
+        return shown
+    return [f"size={config.size.name}", *shown[:MOST_SETTINGS], f"and {len(shown) - MOST_SETTINGS} more"]
+
+
+def _value(settings: Mapping[str, Any], name: str) -> Any:
+    for key in name.split("."):
+        settings = settings.get(key) if isinstance(settings, Mapping) else None  # type: ignore[assignment]
+    return settings
+
+
+def _colours(methods: Iterable[str]) -> dict[str, str]:
+    return dict(zip(sorted(set(methods), reverse=True), cycle(PALETTE), strict=False))
+
+
+def _label(config: Config) -> str:
     learner = "" if config.policy.name == "dynamics" else f", policy={config.policy.name}"
     return LABELS.get(config.model.name, config.model.name) + learner
 
