@@ -23,6 +23,7 @@ from denoised_mdp.analysis.factorization.headline import (
 from denoised_mdp.analysis.factorization.influence import action_gain, controllability, random_actions, reward_relevance
 from denoised_mdp.analysis.factorization.pictures import reconstruction
 from denoised_mdp.analysis.factorization.probes import LINEAR, NONLINEAR, Matrix, leakage_matrix
+from denoised_mdp.analysis.factorization.standard import standard_measures
 from denoised_mdp.analysis.factorization.targets import Target, targets
 from denoised_mdp.analysis.posterior import Filtered
 from denoised_mdp.analysis.recordings import Recordings
@@ -91,6 +92,12 @@ def measure(
         "reward_explained_by_all": reward["all"],
         "clean_pairs": {name: {**m._asdict(), "noise_share": _plain(m.noise_share)} for name, m in movements.items()},
         "reconstruction": reconstruction(world_model, filtered, episodes),
+        "standard": standard_measures(
+            part_features(filtered)["all"],
+            [target for target in probed(recordings)[0] if target.kind is not None],  # the reward is no factor
+            episode_of_row(episodes),
+            recordings.repeats,
+        ),
         "episodes": len(episodes),
         "rows": len(s.x.state),
         "recordings": recordings.about,

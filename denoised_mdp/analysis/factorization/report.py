@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from denoised_mdp.analysis.factorization import standard
 from denoised_mdp.config.sections import NOISE_NAMES
 from denoised_mdp.envs import FACTOR_KINDS
 
@@ -111,6 +112,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         for place, title in PLACES.items():
             errors = report["reconstruction"][place]
             lines.append(f"| {title} | " + " | ".join(f"{errors[name]:.5f}" for name in MOVES) + " |")
+    if report.get("standard"):
+        lines += ["", "## Standard measures", "", "Of single dimensions of all parts together, from 0 to 1.", ""]
+        lines += ["| measure | value |", "|---|---|"]
+        lines += [f"| {title} | {report['standard'][name]:.2f} |" for name, title in standard.NAMES.items()]
     return "\n".join(lines) + "\n"
 
 
