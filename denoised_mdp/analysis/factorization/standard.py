@@ -1,8 +1,8 @@
 """The standard measures of disentanglement, on the same recordings: MIG, SAP, DCI and MCC.
 
-All of them compare single dimensions of a code with single factors. A Denoised MDP separates *blocks* of dimensions, and
-its objective is the same for any rotation within a block: these measures may be low for a perfect split, and do not
-replace the leakage matrix. docs/factorization.md says what each one assumes.
+All of them compare single dimensions of a code with single factors. A Denoised MDP separates *blocks* of dimensions,
+and its objective is the same for any rotation within a block: these measures may be low for a perfect split, and do
+not replace the leakage matrix. docs/factorization.md says what each one assumes.
 
 Shapes: N = rows of all episodes, D = dimensions of the code, F = factors, as columns of numbers or as classes.
 """
@@ -98,7 +98,7 @@ def disentanglement(importance: NDArray[np.float64]) -> dict[str, float]:
 
 
 def mean_correlation(code: NDArray[np.float64], numbers: Sequence[NDArray[np.float64]]) -> float:
-    """MCC (Hyvarinen and Morioka 2016, Sec. 5): absolute correlations, of the best pairing of factors and dimensions."""
+    """MCC (Hyvarinen and Morioka 2016): the mean absolute correlation in the best pairing of factors and dimensions."""
     if not numbers:
         return 0.0
     correlations = np.array([[abs(_correlation(dimension, column)) for dimension in code.T] for column in numbers])
@@ -152,9 +152,8 @@ def _explained(bins: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
     known = labels >= 0
     bins, indicators = bins[known], np.eye(labels.max() + 1)[labels[known]]
     rows = np.bincount(bins, minlength=BINS)
-    means = (
-        np.stack([np.bincount(bins, column, BINS) for column in indicators.T], axis=1) / np.maximum(rows, 1)[:, None]
-    )
+    sums = np.stack([np.bincount(bins, column, BINS) for column in indicators.T], axis=1)
+    means = sums / np.maximum(rows, 1)[:, None]
     between = np.sum(rows[:, None] * (means - indicators.mean(axis=0)) ** 2) / len(bins)
     return float(between / max(np.sum(indicators.var(axis=0)), 1e-12))
 
