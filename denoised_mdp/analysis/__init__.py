@@ -4,6 +4,8 @@ posterior       filters an episode with a model's posterior
 visualize       decodes an episode part by part, and predicts it open-loop
 counterfactual  swaps parts between episodes, varies single dimensions, imagines other actions
 curves          compares runs: learning curves, any metric, tables
+statistics      interquartile means, bootstrap intervals, probabilities of improvement
+webpage         the report of many runs, as one HTML file
 diagnosis       reports why an agent does not learn
 recordings      episodes with the ground truth, under a fixed mixture of policies, in a file that models share
 obtain          loads or records such episodes as a user requests them

@@ -28,6 +28,7 @@ METRIC = "evaluate/return_mean"
 THRESHOLDS = (100, 200, 300, 400, 500)  # returns whose env steps are reported
 SEEN = ("seed", "evaluate.", "render.")  # settings that leave what is learned as it is, or tell seeds apart
 MOST_SETTINGS = 3  # in the name of a method
+WIDE = 50  # characters of a label that takes a line of the legend for itself
 PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 LABELS = {
     "x": "x alone (Dreamer)",
@@ -63,7 +64,7 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[
         UserError: a folder holds no run or no evaluation, or the runs or baselines do not belong together.
     """
     configs = {folder: run_dir.load(folder) for folder in folders}
-    tasks = {f"{config.env.task}, {_noise(config)}" for config in configs.values()}
+    tasks = {world(config) for config in configs.values()}
     if len(tasks) > 1:
         raise UserError(f"the runs have different worlds: {'; '.join(sorted(tasks))}")
     method_of = methods(configs)
@@ -85,7 +86,7 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[
         rng = np.random.default_rng(0)
         middle = [statistics.estimate(statistics.interquartile_mean, [now], rng=rng) for now in returns_of.T]
         value, low, high = np.array(middle).T
-        axes.plot(shared, value, color=colour, linewidth=2.5, label=f"{method}: {len(curves)} seeds")
+        axes.plot(shared, value, color=colour, linewidth=2.5, label=f"{method}: {_seeds(len(curves))}")
         axes.fill_between(shared, low, high, color=colour, alpha=0.12, linewidth=0)
         summary["statistics"][method] = _statistics(shared, returns_of, middle[-1])
         summary["methods"][method] = {
@@ -103,9 +104,14 @@ def draw(folders: Sequence[Path], baselines: Mapping[str, Any] | None) -> tuple[
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    longest = max(len(text) for text in axes.get_legend_handles_labels()[1])
+    figure.legend(loc="outside lower center", ncols=2 if longest < WIDE else 1, frameon=False, fontsize=9)
     plt.close(figure)
     return figure, summary
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _statistics(steps: np.ndarray, returns: np.ndarray, last: statistics.Estimate) -> dict[str, Any]:
@@ -182,6 +188,11 @@ def last_values(folder: Path) -> str:
     meanings = {name: meaning.replace("|", "\\|") for name, meaning in METRICS.items()}  # within a table
     rows = [f"| `{name}` | {last[name]:.4g} | {meanings[name]} |" for name in METRICS if name in last]
     return "\n".join(head + rows)
+
+
+def world(config: Config) -> str:
+    """Returns the name of a run's world: its task and its noise."""
+    return f"{config.env.task}, {_noise(config)}"
 
 
 def methods(configs: Mapping[Path, Config]) -> dict[Path, str]:
