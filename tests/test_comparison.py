@@ -60,7 +60,7 @@ def test_seeds_are_averaged_by_model_and_all_are_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("second", "message"),
-    [({"model": "xy", "seed": 0}, "same seed"), ({"model": "x", "seed": 0, "recorded": 6}, "same recordings")],
+    [({"model": "xy", "seed": 0}, "same seed"), ({"model": "x", "seed": 0, "recorded": 6}, "different recordings")],
 )
 def test_what_cannot_be_compared_is_refused(second, message, tmp_path):
     folders = [make_report(tmp_path / "a", "xy", 0, curtain=1.0)]

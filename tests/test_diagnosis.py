@@ -131,8 +131,8 @@ def test_a_verdict_names_what_is_wrong_and_nothing_else(changes, told):
 
 
 def test_what_is_no_fault_there_is_not_called_one():
-    assert "nothing" in verdict(SOUND._replace(y_reward_share=0.4), y_may_be_rewarded=True)[0]
-    assert "nothing" in verdict(SOUND._replace(kl_x_below_free_nats=0.95), free_nats_on_prior=False)[0]
+    assert "no fault" in verdict(SOUND._replace(y_reward_share=0.4), y_may_be_rewarded=True)[0]
+    assert "no fault" in verdict(SOUND._replace(kl_x_below_free_nats=0.95), free_nats_on_prior=False)[0]
 
 
 def test_what_cannot_be_diagnosed_says_so(agent, episodes):

@@ -188,6 +188,8 @@ def assert_same_runs(base: Path, other: Path, *, tolerance: float = 0.0) -> None
         assert texts[0] == texts[1].replace(str(other), str(base))
         paths = [checkpoint.all_of(path)[-1] for path in (ours, theirs)]
         progress, single = (checkpoint.load_progress(path) for path in paths)
+        if tolerance:  # actions differ in the last bits, and so the checksums of episodes differ
+            del progress["replay"]["checksums"], single["replay"]["checksums"]
         exact = (
             progress if tolerance == 0 else ("env_step", "updates", "evaluated_at", "finished", "sampling", "replay")
         )
