@@ -33,7 +33,7 @@ def _folders(run: Path) -> Iterator[Path]:
 
 def differences(first: Path, second: Path, *, finished_later: bool) -> list[str]:
     """Returns the differences between two runs; an empty list if they are the same."""
-    newest = [max((run / "checkpoints").iterdir(), key=lambda path: path.name) for run in (first, second)]
+    newest = [max((run / "checkpoints").glob("[0-9]*"), key=lambda path: path.name) for run in (first, second)]
     if newest[0].name != newest[1].name:
         return [f"checkpoints of env steps {int(newest[0].name)} and {int(newest[1].name)}"]
     checksums = [(path / CHECKSUMS).exists() for path in newest]

@@ -3,7 +3,7 @@
 A run of size=debug is trained undisturbed; then the same run is started, killed with SIGKILL, started again, until all
 kills are spent, and trained to its end. Parameters, replay, progress and metrics (but for speed) must be the same.
 Kills come at random moments, from the start of the process on, and at chosen ones: while a checkpoint is written, while
-the replay deletes episodes, while a line of metrics has just been written, as soon as workers are there.
+the replay deletes episodes, after a line of metrics has been written.
 
     bash scripts/torture.sh --kills 50 --out /tmp/torture
 """
@@ -121,10 +121,11 @@ def torture(name: str, out: Path, kills: int, rng: random.Random) -> bool:
     A run that reaches its end before all kills are spent is compared, and the rest of them goes to another one.
     """
     whole, spent, same, landed = out / f"{name}-whole", 0, True, Counter[str]()
-    begun = time.monotonic()
     _finish(name, whole)
+    begun = time.monotonic()
+    _finish(name, out / f"{name}-again")  # without compilation, as in the runs to be killed
     seconds = time.monotonic() - begun
-    for number in range(1, kills + 1):
+    for number in range(1, 3 * kills + 1):
         run, left = out / f"{name}-killed{number}", kills - spent
         for _ in range(left):
             moment = MOMENTS[spent % len(MOMENTS)]
@@ -148,6 +149,8 @@ def torture(name: str, out: Path, kills: int, rng: random.Random) -> bool:
         if spent == kills:
             break
     print(f"{name}: {dict(landed)}", flush=True)
+    if spent < kills:
+        raise SystemExit(f"{name}: only {spent} of {kills} kills came in time")
     return same
 
 

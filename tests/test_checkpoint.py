@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -72,6 +73,31 @@ def test_a_damaged_newest_one_yields_to_the_one_before(file, tmp_path, caplog):
     with pytest.raises(UserError, match="no earlier checkpoint is sound"):
         checkpoint.set_aside_damaged(tmp_path)
     assert checkpoint.all_of(tmp_path) == [first] == [checkpoint.latest_sound(tmp_path)]
+
+
+def test_a_kill_while_the_only_checkpoint_is_saved_again_loses_nothing(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 5, STATE, {"env_step": 5, "n": 1}, keep=1)
+    rename = Path.rename
+
+    def killed(path, target):
+        if path.name == "partial":
+            raise RuntimeError("killed")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(Path, "rename", killed)
+        checkpoint.save(tmp_path, 5, STATE, {"env_step": 5, "n": 2}, keep=1)
+    assert checkpoint.all_of(tmp_path) == []
+    checkpoint.set_aside_damaged(tmp_path)
+    (path,) = checkpoint.all_of(tmp_path)
+    assert checkpoint.load_progress(path)["n"] == 2 and path.name == "000000005"
+
+
+def test_checksums_that_should_be_there_are_missed(tmp_path):
+    path = checkpoint.save(tmp_path, 5, STATE, {"env_step": 5, "replay": {"checksums": []}}, keep=1)
+    assert checkpoint.damage(path) is None
+    (path / checkpoint.CHECKSUMS).unlink()
+    assert "checksums.json is missing" in str(checkpoint.damage(path))
 
 
 def test_a_number_that_has_changed_on_the_disk_is_never_used(tmp_path):

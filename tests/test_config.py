@@ -432,9 +432,12 @@ def test_a_replay_to_learn_from_may_move_and_grow(tmp_path, monkeypatch):
     for name in ("theirs", "other"):
         Path(name, "replay").mkdir(parents=True)
         Path(name, "replay", "spec.json").write_text("{}")
-        Path(name, "replay", "episode-00000000-stream-000.bin").write_bytes(name.encode() * 4096)
+        Path(name, "replay", "episode-00000000-stream-000.bin").write_bytes(b"the same prefill")
+        Path(name, "replay", "episode-00000001-stream-000.bin").write_bytes(b"begun alike, then " + name.encode())
     run_dir.claim(config("theirs"))
-    Path("theirs", "replay", "episode-00000001-stream-000.bin").write_bytes(b"later")
+    with Path("theirs", "replay", "episode-00000001-stream-000.bin").open("ab") as episode:
+        episode.write(b"grown")
+    Path("theirs", "replay", "episode-00000002-stream-000.bin").write_bytes(b"later")
     Path("theirs").rename("moved")
     run_dir.check(config("moved"))
     run_dir.check(config("moved/replay/"))

@@ -76,6 +76,17 @@ def test_runs_that_differ_in_anything_but_their_seed_are_never_averaged(tmp_path
     assert len(figure.axes[0].collections) == 3  # an interval for each
 
 
+def test_methods_of_many_differences_are_told_apart_by_those_that_matter(tmp_path):
+    runs = [
+        make_run(tmp_path / "a", "seed=0"),
+        make_run(tmp_path / "b", "seed=1", "policy.entropy=3e-3"),
+        make_run(tmp_path / "c", "seed=2", "size=paper"),
+    ]
+    names = curves.methods({run: run_dir.load(run) for run in runs})
+    assert len(set(names.values())) == 3
+    assert "policy.entropy=0.001" in names[runs[0]] and "policy.entropy=0.003" in names[runs[1]]
+
+
 def test_a_run_without_evaluations_is_named(tmp_path):
     with pytest.raises(UserError, match="no evaluations yet"):
         curves.curve(tmp_path)

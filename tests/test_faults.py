@@ -137,7 +137,7 @@ def test_an_episode_that_changed_on_the_disk_is_never_learned_from(
     for path in sorted((folder / "replay").glob("*.bin"))[12:]:  # those of env steps 36 to 45 and later
         harm(path)
     loop.train(config)
-    assert "the run goes on from env step 30" in caplog.text
+    assert "the run resumes from env step 30" in caplog.text
     assert_same(folder, whole)
 
     longer = config.model_copy(update={"train": config.train.model_copy(update={"env_steps": 90})})

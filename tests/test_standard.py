@@ -82,3 +82,11 @@ def test_the_pairing_uses_each_dimension_once(factors):
     code = np.stack([factors[:, 0], factors[:, 2]], axis=1)
     apart = abs(np.corrcoef(columns[1], code[:, 0])[0, 1])
     assert mean_correlation(code, columns) < (1 + apart) / 2
+
+
+def test_what_is_constant_is_no_factor(factors):
+    constant = Classes("constant", "neither", np.zeros(len(factors), np.int64))
+    targets = [constant, *targets_of(factors[:, :1])]
+    assert standard_measures(factors, targets, EPISODE, 2)["mig"] > 0.8
+    assert standard_measures(factors, [constant], EPISODE, 2) == {}
+    assert standard_measures(np.ones_like(factors), targets_of(factors), EPISODE, 2) == {}

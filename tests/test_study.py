@@ -37,7 +37,7 @@ def save(step):
 if "clean" in run.name and begun == 0:
     save(500)
     sys.exit("the disk is full")
-for step in range(begun + 500, 2001, 500):
+for step in range(begun + 20, 2001, 20):
     time.sleep(float(sys.argv[2]))
     save(step)
     if stopped:
@@ -98,7 +98,7 @@ def test_a_failed_run_does_not_stop_the_others_and_is_resumed(tmp_path, fake_tra
     runner.run()
     assert list(runner.states.values()) == ["finished"] * 4 + ["failed"] * 2
     with pytest.raises(SystemExit) as caught:
-        study._report(runner, tmp_path / "out")
+        study._report(runner)
     assert caught.value.code == 1
     told = capsys.readouterr().out
     assert "clean-xy-seed3 failed: the disk is full" in told and "2 of 6 runs are unfinished; the same command" in told
@@ -109,12 +109,12 @@ def test_a_failed_run_does_not_stop_the_others_and_is_resumed(tmp_path, fake_tra
     again.run()
     assert set(again.states.values()) == {"finished"}
     assert times == [saved_at(job) for job in todo[:4]]
-    study._report(again, tmp_path / "out")
+    study._report(again)
     assert "all 6 runs are finished" in capsys.readouterr().out
 
 
 def test_a_stop_lets_each_run_save(tmp_path, fake_training):
-    fake_training[0] = 0.3
+    fake_training[0] = 0.1
     todo = some_jobs(tmp_path)[:4]
     runner = study.Runner(todo, at_once=2)
     thread = threading.Thread(target=runner.run)

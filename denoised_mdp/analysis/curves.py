@@ -209,8 +209,13 @@ def methods(configs: Mapping[Path, Config]) -> dict[Path, str]:
     for label, groups in of_label.items():
         firsts = [configs[group[0]] for group in groups]
         differing = sorted({name for one in firsts for other in firsts for name in _learned_differently(one, other)})
-        for group, first in zip(groups, firsts, strict=True):
-            names |= dict.fromkeys(group, ", ".join([label, *_values(first, differing)]))
+        shown = [", ".join([label, *_values(first, differing)]) for first in firsts]
+        for group, first, name in zip(groups, firsts, shown, strict=True):
+            if shown.count(name) > 1:  # what is left out tells them apart
+                alike = [other for other, text in zip(firsts, shown, strict=True) if text == name]
+                apart = sorted({setting for other in alike for setting in _learned_differently(first, other)})
+                name = ", ".join([name, *_values(first, apart, most=len(apart))])
+            names |= dict.fromkeys(group, name)
     return names
 
 
@@ -219,13 +224,13 @@ def _learned_differently(one: Config, other: Config) -> list[str]:
     return [name for name in changes if not name.startswith(SEEN)]
 
 
-def _values(config: Config, names: Sequence[str]) -> list[str]:
+def _values(config: Config, names: Sequence[str], *, most: int = MOST_SETTINGS) -> list[str]:
     """Returns some settings as on the command line; of many only the size's name and the first ones."""
     plain = config.model_dump()
     shown = [f"{name}={_value(plain, name)}" for name in names]
-    if len(shown) <= MOST_SETTINGS:
+    if len(shown) <= most:
         return shown
-    return [f"size={config.size.name}", *shown[:MOST_SETTINGS], f"and {len(shown) - MOST_SETTINGS} more"]
+    return [f"size={config.size.name}", *shown[:most], f"and {len(shown) - most} more"]
 
 
 def _value(settings: Mapping[str, Any], name: str) -> Any:

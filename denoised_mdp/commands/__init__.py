@@ -9,7 +9,7 @@ COMMANDS = {
     "compare": "draws the factorizations of several runs",
     "regress": "predicts joints from pictures, with a run's encoder and a new one",
     "study": "trains the many runs of a study, a few at a time",
-    "report": "draws learning curves of several runs",
+    "report": "draws learning curves of several runs, or writes a page about them",
     "baselines": "measures the returns of a task without learning",
     "check_parity": "compares our numbers with those of the authors' code",
     "import_reference": "imports the weights of the authors' code as a run",

@@ -1,7 +1,7 @@
 """Studies: many runs that a YAML file describes, a few at a time, each by the ordinary training command.
 
-A study may be stopped at any time, with Ctrl-C or by a kill: the same command skips finished runs and resumes the
-others.
+A study may be stopped at any time: the same command skips finished runs and resumes the others. Ctrl-C lets the runs
+save; after a kill of the study itself they train on, each to its end.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def jobs(study: Study, out: Path, more: Sequence[str] = ()) -> list[Job]:
             name = "-".join([*chosen, f"seed{seed}"])
             parts = [study.choices[axis][choice] for axis, choice in zip(grid, chosen, strict=True)]
             overrides = [*study.settings, *itertools.chain(*parts), f"seed={seed}", *more, f"run_dir={out / name}"]
+            if name in found and found[name].overrides != overrides:
+                raise UserError(f"{name}: two grids make different runs of this name")
             if name not in found:
                 try:
                     found[name] = Job(name, overrides, compose(overrides))
@@ -141,20 +143,32 @@ class Runner:
         if self._stop.is_set():
             return
         cores = self._cores.get()
-        log = Path(f"{job.config.run_dir}.log")
+        log = log_of(job)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            command = train_command(job)
-            process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
-            with suppress(ProcessLookupError):  # it has ended already
-                os.sched_setaffinity(process.pid, cores)
+        try:
+            with log.open("ab") as output:
+                command = train_command(job)
+                process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
             self._processes[job.name], self.states[job.name] = process, "running"
+            with suppress(OSError):  # it has ended already, or the system does not allow it
+                os.sched_setaffinity(process.pid, cores)
             if self._stop.is_set():  # it came while the process started
                 process.send_signal(signal.SIGTERM)
             code = process.wait()
-        del self._processes[job.name]
-        self._cores.put(cores)
-        self.states[job.name] = "finished" if progress(job)[1] else "stopped" if code == 0 else "failed"
+        except OSError as error:  # a full disk, or no process to be had
+            print(f"{job.name}: {one_line(error)}", file=sys.stderr)
+            code = 1
+        finally:
+            self._processes.pop(job.name, None)
+            self._cores.put(cores)
+        stopped = code == 0 or self._stop.is_set()
+        self.states[job.name] = "finished" if progress(job)[1] else "stopped" if stopped else "failed"
+
+
+def log_of(job: Job) -> Path:
+    """Returns the file of a run's output, beside the folder of the study's runs."""
+    folder = Path(job.config.run_dir)
+    return folder.parent.with_name(f"{folder.parent.name}-logs") / f"{folder.name}.log"
 
 
 def train_command(job: Job) -> list[str]:
@@ -230,24 +244,28 @@ def command() -> None:
         return
     runner, ended = Runner(todo, at_once=options.jobs), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: runner.stop())
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
+            signal.signal(number, lambda *_: runner.stop())
     shower = threading.Thread(target=_show, args=(runner, ended))
     shower.start()
-    runner.run()
-    ended.set()
-    shower.join()
-    _report(runner, out)
+    try:
+        runner.run()
+    finally:
+        ended.set()
+        shower.join()
+    _report(runner)
 
 
-def _report(runner: Runner, out: Path) -> None:
+def _report(runner: Runner) -> None:
     """Prints the end of a study; exits with 1 if runs have failed."""
     failed = [name for name, state in runner.states.items() if state == "failed"]
     unfinished = sum(state != "finished" for state in runner.states.values())
+    logs = {job.name: log_of(job) for job in runner.jobs}
     for name in failed:
-        lines = Path(out, f"{name}.log").read_text(errors="replace").split("\n")
+        lines = logs[name].read_text(errors="replace").split("\n") if logs[name].exists() else []
         print(f"{name} failed: {next((line for line in reversed(lines) if line.strip()), 'no output')}")
     if not unfinished:
-        print(f"all {len(runner.jobs)} runs are finished: {out}")
+        print(f"all {len(runner.jobs)} runs are finished: {Path(runner.jobs[0].config.run_dir).parent}")
     else:
         print(f"{unfinished} of {len(runner.jobs)} runs are unfinished; the same command resumes them")
     if failed:

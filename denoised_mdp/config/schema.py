@@ -7,6 +7,7 @@ Code below the training loop takes plain numbers, never these objects.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -245,7 +246,10 @@ def save(config: Config, path: Path) -> None:
     """Writes the settings as YAML, whole or not at all; `load` reads them back equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(config.model_dump())))
+    with partial.open("w") as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(config.model_dump())))
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut after the next line may leave an empty file
     partial.replace(path)
 
 

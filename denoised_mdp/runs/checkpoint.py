@@ -28,6 +28,7 @@ Tree = TypeVar("Tree")
 
 FOLDER = "checkpoints"
 CHECKSUMS = "checksums.json"
+TRASH = "trash"
 _log = logging.getLogger(__name__)
 
 
@@ -52,8 +53,9 @@ def save(run_dir: Path, env_step: int, state: Any, progress: dict[str, Any], *, 
     for path in (*partial.iterdir(), partial):
         disk.sync(path)
     if final.exists():  # this step was saved before, and is saved again after a signal
-        remove(final)
+        _discard(final)
     partial.rename(final)
+    shutil.rmtree(final.with_name(TRASH), ignore_errors=True)
     for folder in (final.parent, run_dir):
         disk.sync(folder)
     for old in all_of(run_dir)[:-keep]:
@@ -69,12 +71,16 @@ def _save_state(state: Any, path: Path) -> None:
         raise OSError(int(number[1]) if number else errno.EIO, one_line(error), str(path)) from error
 
 
+def _discard(path: Path) -> None:
+    """Takes a checkpoint's name; its files stay until the next one has it."""
+    shutil.rmtree(path.with_name(TRASH), ignore_errors=True)
+    path.rename(path.with_name(TRASH))
+
+
 def remove(path: Path) -> None:
     """Deletes a checkpoint. It is renamed first, so that a killed process leaves no half of a checkpoint."""
-    trash = path.with_name("trash")
-    shutil.rmtree(trash, ignore_errors=True)
-    path.rename(trash)
-    shutil.rmtree(trash)
+    _discard(path)
+    shutil.rmtree(path.with_name(TRASH))
 
 
 def all_of(run_dir: Path) -> list[Path]:
@@ -99,7 +105,10 @@ def latest_sound(run_dir: Path) -> Path | None:
 def damage(path: Path) -> str | None:
     """Returns the defect of a checkpoint's files, or None."""
     try:
-        if "env_step" not in load_progress(path):
+        progress = load_progress(path)
+        if "checksums" in progress.get("replay", {}) and not (path / CHECKSUMS).exists():
+            return f"{path / CHECKSUMS} is missing"
+        if "env_step" not in progress:
             return f"{path / 'progress.json'} has no env_step"
         _arrays(path)
         return None
@@ -115,6 +124,7 @@ def set_aside_damaged(run_dir: Path, defect: Callable[[Path], str | None] = dama
     Raises:
         UserError: all checkpoints are damaged.
     """
+    _recover(run_dir)
     damaged: dict[Path, str] = {}
     for path in reversed(all_of(run_dir)):
         if (found := defect(path)) is None:
@@ -124,12 +134,20 @@ def set_aside_damaged(run_dir: Path, defect: Callable[[Path], str | None] = dama
         if damaged:
             newest = next(iter(damaged.values()))
             raise UserError(f"{newest}; no earlier checkpoint is sound: put that file back, or begin another run")
-    for path, found in damaged.items():
+    for path in damaged:
         aside = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
+    for path, found in damaged.items():
         left = int(all_of(run_dir)[-1].name)
         _log.warning("%s: %s; the run resumes from env step %d", path, found, left)
+
+
+def _recover(run_dir: Path) -> None:
+    """Gives a whole checkpoint its name, where a kill came between the old one's end and that, and no other is left."""
+    for path in (run_dir / FOLDER / "partial", run_dir / FOLDER / TRASH):
+        if not all_of(run_dir) and (path / CHECKSUMS).exists() and damage(path) is None:
+            path.rename(path.with_name(f"{load_progress(path)['env_step']:09d}"))
 
 
 def load_progress(path: Path) -> dict[str, Any]:

@@ -131,6 +131,7 @@ def write_spec(directory: Path, dtype: np.dtype) -> None:
     text = json.dumps({"format": FORMAT, "record_bytes": dtype.itemsize, "fields": fields}, indent=1)
     half_written = directory / "spec.json.tmp"
     half_written.write_text(text + "\n")
+    disk.sync(half_written)
     half_written.replace(directory / "spec.json")
 
 
@@ -202,7 +203,11 @@ def damage(directory: Path, index: Mapping[str, Any]) -> str | None:
     for episode in episodes:
         if defect := cut(directory, [episode], size):
             return defect
-        if checksums.get(episode.id, now := checksum_of(directory, episode, size)) != now:
+        try:
+            now = checksum_of(directory, episode, size)
+        except OSError as error:  # the disk itself is damaged
+            return f"{directory / episode.file} cannot be read: {one_line(error)}"
+        if checksums.get(episode.id, now) != now:
             return f"{directory / episode.file} has another content than was recorded (by its checksum)"
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO, Literal, Self, SupportsFloat
 import numpy as np
 
 from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.runs import disk
 from denoised_mdp.runs import metrics as listed
 from denoised_mdp.runs.progress import ProgressLine, Speed
 
@@ -141,7 +143,9 @@ class Logger:
             self._wandb.log({"env_step": env_step, name: wandb.Image(str(path))})
 
     def flush(self) -> None:
-        """Writes buffered events to the disk, as before a checkpoint."""
+        """Writes lines and buffered events to the disk, as before a checkpoint."""
+        if self._lines is not None:
+            os.fsync(self._lines.fileno())
         if self._tensorboard is not None:
             self._tensorboard.flush()
 
@@ -210,6 +214,7 @@ def _reopen(path: Path, env_step: int | None) -> BinaryIO:
             if kept != path.read_bytes():
                 partial = path.with_name(path.name + ".partial")
                 partial.write_bytes(kept)
+                disk.sync(partial)
                 partial.replace(path)
         return path.open("ab", buffering=0)
     except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from denoised_mdp.config import Config
 from denoised_mdp.config import schema as settings
 from denoised_mdp.config.sections import Custom
+from denoised_mdp.runs import disk
 
 FILE = "sources.json"
 VIDEOS, CONSTRUCTOR, REPLAY = "noise.source", "env.constructor", "replay.source"
@@ -44,6 +45,7 @@ def note(folder: Path, config: Config) -> None:
     if new != old:
         partial = folder / f"{FILE}.partial"
         partial.write_text(json.dumps(new, indent=1) + "\n")
+        disk.sync(partial)
         partial.replace(folder / FILE)
 
 
@@ -58,6 +60,8 @@ def _same(folder: Path, old: Config, new: Config, name: str) -> bool:
     if Path(before).expanduser().resolve() == Path(now).expanduser().resolve():
         return True
     recorded = _recorded(folder).get(name)
+    if recorded is not None and name == REPLAY:
+        return recorded == _of_replay(Path(now).expanduser(), recorded)
     return recorded is not None and recorded == _identities(new).get(name)
 
 
@@ -90,15 +94,19 @@ def _identities(config: Config) -> dict[str, str]:
     return identities
 
 
-def _of_replay(folder: Path) -> str | None:
-    """Returns the identity of a replay that may still grow, by its record and its first episode; None: it has none."""
+def _of_replay(folder: Path, recorded: str | None = None) -> str | None:
+    """Returns name, length and hash of the newest episode of a replay, which may grow later; None: there is none.
+
+    With a `recorded` identity it is about the same bytes of that episode.
+    """
     folder = folder if (folder / "spec.json").exists() else folder / "replay"
-    episodes = sorted(folder.glob("episode-*.bin"))
-    if not episodes or not (folder / "spec.json").exists():
+    name, _, length = (recorded or "").rpartition(" ")[0].partition(" ")
+    newest = max(folder.glob("episode-*.bin"), default=None) if recorded is None else folder / name
+    if newest is None or not newest.is_file() or not (folder / "spec.json").exists():
         return None
-    with episodes[0].open("rb") as file:
-        sample = file.read(_SAMPLE)
-    return hashlib.sha256((folder / "spec.json").read_bytes() + episodes[0].name.encode() + sample).hexdigest()
+    content = newest.read_bytes()[: int(length) if length.isdigit() else None]
+    digest = hashlib.sha256((folder / "spec.json").read_bytes() + content).hexdigest()
+    return f"{newest.name} {len(content)} {digest}"
 
 
 def _of_videos(folder: Path) -> str:

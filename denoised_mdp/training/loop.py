@@ -173,7 +173,6 @@ class Training:
         with self._signals(), self._logging():
             self._save(lambda run: run.saved is None)
             while True:
-                self._check_locks()
                 owed = self._updates_owed()
                 if owed or self.at_the_end:
                     with self.speeds.waiting():
@@ -191,6 +190,7 @@ class Training:
                     self._save(Run.checkpoint_due)
                     if owed:
                         self.learner.publish_parameters()
+                self._check_locks()  # updates and an evaluation may have taken minutes
                 with self.speeds.acting():
                     self._collect()
                 self._show_progress()

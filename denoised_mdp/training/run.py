@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -320,7 +321,8 @@ class Run:
             progress["envs"] = [env.state() for env in self.envs]
         checkpoint.save(self.folder, self.env_step, tuple(snapshot), progress, keep=self.config.checkpoint.keep)
         if self.collects:
-            self.replay.release(checkpoint.load_progress(checkpoint.all_of(self.folder)[0])["replay"])
+            with suppress(UserError):  # the oldest checkpoint is damaged: what it needs stays
+                self.replay.release(checkpoint.load_progress(checkpoint.all_of(self.folder)[0])["replay"])
 
     def restore(self, name: str | None) -> AgentSnapshot:
         """Restores the checkpoint of that name, or the beginning; returns the agent's part of it."""

@@ -8,6 +8,7 @@ influence   the relation of the action and the reward to each part
 clean_pairs the movement of x between noises, under the same physics
 pictures    the error of the reconstruction, part by part, on the robot and off it
 targets     the targets of the probes: numbers, angles, classes
+standard    the measures of the literature: MIG, SAP, DCI, MCC
 measure     all measures together
 report      the measures, as JSON, Markdown and PNG
 comparison  several runs' reports side by side

@@ -38,11 +38,13 @@ NAMES = {
 def standard_measures(
     code: NDArray[np.floating], targets: Sequence[Target], episode: NDArray[np.int64], repeats: int, *, seed: int = 0
 ) -> dict[str, float]:
-    """Returns every measure of a code [N, D], each between 0 and 1. `episode` [N], `repeats`: see `whole_repeats`."""
+    """Returns every measure of a code [N, D], from 0 to 1; none without factors. For the rest see `whole_repeats`."""
     taken = np.arange(0, len(code), -(-len(code) // MOST_ROWS))
     code, episode = np.asarray(code, np.float64)[taken], episode[taken]
     code = code[:, code.std(axis=0) > 0]
     numbers, classes = _factors(targets, taken)
+    if not code.size or not (numbers or classes):
+        return {}
     labels = [_binned(column) for column in numbers] + classes
     importance, informativeness = _forests(code, numbers, classes, whole_repeats(episode, repeats), seed)
     return {
@@ -108,8 +110,13 @@ def mean_correlation(code: NDArray[np.float64], numbers: Sequence[NDArray[np.flo
 def _factors(
     targets: Sequence[Target], taken: NDArray[np.int64]
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.int64]]]:
+    """Returns the columns of numbers and the labels of classes in some rows; those that are constant there left out."""
     numbers = [column for target in targets if isinstance(target, Numbers) for column in target.columns[taken].T]
-    return numbers, [target.labels[taken] for target in targets if not isinstance(target, Numbers)]
+    classes = [target.labels[taken] for target in targets if not isinstance(target, Numbers)]
+    return (
+        [column for column in numbers if np.std(column) > 0],
+        [labels for labels in classes if len(np.unique(labels[labels >= 0])) > 1],
+    )
 
 
 def _forests(
