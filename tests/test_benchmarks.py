@@ -33,7 +33,7 @@ def done_twice(config) -> int:
         twice += 2 * starts * sum(layers)
     if policy.replay_critic_weight:
         twice += 2 * train.batch_size * (3 * sum(layers) - layers[0])
-    twice += watched(config)
+    twice = policy.critics * twice + watched(config)
     if model.encoder == "patch":
         return twice
     return twice + 2 * train.batch_size * train.batch_length * (31 * 31 * 4 * 4 * 3 * model.conv_features)

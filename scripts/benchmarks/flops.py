@@ -61,21 +61,21 @@ def of_policy(config: Config, action_size: int) -> dict[str, int]:
     x = model.x.belief + model.x.state
     actor = [x, *policy.actor_widths, 2 * action_size]
     critic = [x, *policy.critic_widths, VALUES[policy.critic].outputs]
-    value = _dense(*critic) + (critic[-1] if policy.critic == "two_hot" else 0)  # the mean over bins is a product too
+    outputs = policy.critics * _dense(*critic)
+    value = outputs + policy.critics * (critic[-1] if policy.critic == "two_hot" else 0)  # the mean over bins too
     head = _dense(x, *model.reward_widths, 1)
     heads, at_the_start = (2 * head, head) if model.continue_head else (head, 0)
     fixed = _prior(model.x.state + action_size, 1, model.x.belief, model.x.state) + heads + value
     # The gradient of an MLP's first product to its input, a stopped latent, is not needed.
     of_actor = ALL * _dense(*actor) - TO_INPUTS * actor[0] * actor[1]
-    of_critic = (TO_WEIGHTS + TO_INPUTS) * _dense(*critic) - TO_INPUTS * critic[0] * critic[
-        1
-    ]  # the values exist already
+    # The values exist already.
+    of_critic = (TO_WEIGHTS + TO_INPUTS) * outputs - policy.critics * TO_INPUTS * critic[0] * critic[1]
     of_slow = value if policy.slow_critic_weight else 0
     return {
         "imagination": 2 * starts * (policy.horizon * (of_actor + (FORWARD + TO_INPUTS) * fixed) + at_the_start),
         "critic": 2 * starts * (policy.horizon - 1) * (of_critic + of_slow),
     } | (
-        {"replay_critic": _replay_critic(train, value, heads, _dense(*critic) + of_critic)}
+        {"replay_critic": _replay_critic(train, value, heads, outputs + of_critic)}
         if policy.replay_critic_weight
         else {}
     )
