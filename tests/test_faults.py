@@ -68,16 +68,29 @@ def full_disk(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize(("limit", "file"), [(10, "config.yaml"), (20_000, "replay"), (60_000, "state.safetensors")])
-def test_a_disk_that_is_full_costs_nothing_that_was_saved(limit, file, whole, tmp_path):
-    config = settings(tmp_path)
-    with full_disk(limit), pytest.raises(UserError, match="File too large") as caught:
-        loop.train(config)
+@pytest.mark.parametrize(("limit", "file"), [(10, "config.yaml"), (20_000, "state.safetensors"), (20_000, "episode")])
+def test_a_disk_that_is_full_costs_nothing_that_was_saved(limit, file, whole, tmp_path, monkeypatch):
+    """It fills up before anything is written, at the first checkpoint, or in the second row of an episode."""
+    config, collect = settings(tmp_path), loop.Training._collect
+
+    def while_full(training):
+        with full_disk(limit):
+            collect(training)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="File too large") as caught:
+        if file == "episode":
+            patch.setattr(loop.Training, "_collect", while_full)
+            loop.train(config)
+        else:
+            with full_disk(limit):
+                loop.train(config)
     assert len(str(caught.value).splitlines()) == 1
-    written = {path.name: path.stat().st_size for path in Path(config.run_dir).glob("**/*") if path.is_file()}
-    assert file in ("config.yaml", "replay") or written.get("config.yaml"), "it got as far as the file that is meant"
+    folder = Path(config.run_dir)
+    assert (folder / "config.yaml").exists() == (file != "config.yaml")
+    assert ("state.safetensors" in str(caught.value)) == (file == "state.safetensors")
+    assert [path.stat().st_size for path in folder.glob("replay/episode-*")] == [20_000] * (file == "episode")
     loop.train(config)
-    assert_same(Path(config.run_dir), whole)
+    assert_same(folder, whole)
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_line_of_metrics(whole, tmp_path, monkeypatch):
