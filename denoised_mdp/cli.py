@@ -52,7 +52,7 @@ from denoised_mdp.config.compose import (
 )
 from denoised_mdp.config.schema import Config
 from denoised_mdp.config.sections import Count, Place, Settings, Size, Text
-from denoised_mdp.errors import UserError, did_you_mean, one_line, unwritable, user_errors
+from denoised_mdp.errors import UserError, did_you_mean, disk_errors, one_line, unwritable, user_errors
 from denoised_mdp.runs import run_dir, sources
 from denoised_mdp.runs.sources import CONSTRUCTOR
 
@@ -250,7 +250,8 @@ def look(main: Callable[[Config, Path, Options], None], options_type: type[Optio
     with _one_line_errors(os.environ.get("HYDRA_FULL_ERROR") == "1"):
         parsed = parse_run_options(options_type, sys.argv[1:])
         _check_jax()
-        main(*parsed)
+        with disk_errors(parsed[2].run_dir, "once that is mended the same command starts anew"):
+            main(*parsed)
 
 
 def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple[Config, Path, Options]:
@@ -285,7 +286,7 @@ def parse_run_options(options_type: type[Options], argv: Sequence[str]) -> tuple
         section, key = name.split(".")
         tree[section][key] = value
     config = settings.parse(tree)
-    if "noise.source" not in changes and (changed := sources.changed(folder, config)):
+    if "noise.source" not in changes and (changed := sources.changed_videos(folder, config)):
         _log.warning("run_dir=%s: %s", folder, changed)
     return config, run_dir.checkpoint(folder, options.checkpoint), options
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # why a disk may refuse to write
 PICTURES = (".png", ".pdf", ".svg")  # the file types of a figure
 
 
@@ -29,6 +31,17 @@ def user_errors() -> Iterator[None]:
         raise
     except ValueError as error:
         raise UserError(one_line(error)) from error
+
+
+@contextmanager
+def disk_errors(run_dir: str | Path, advice: str) -> Iterator[None]:
+    """Turns an OSError inside the context into a UserError about the run, if the disk refuses to write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise UserError(f"run_dir={run_dir}: {one_line(error)}; {advice}") from error
 
 
 def one_line(error: object) -> str:

@@ -18,4 +18,4 @@ ruff format --check
 say "pyright"
 pyright --pythonpath "$root/.venv/bin/python"
 say "pytest"
-pytest -n 2 --dist loadfile "$@"
+pytest -n 2 --dist worksteal "$@"

@@ -443,6 +443,11 @@ def test_a_replay_to_learn_from_may_move_and_grow(tmp_path, monkeypatch):
     run_dir.check(config("moved/replay/"))
     with pytest.raises(UserError, match=r"another configuration \(replay.source: theirs -> other\)"):
         run_dir.check(config("other"))
+    run_dir.claim(config("moved"))
+    newest = Path("moved", "replay", "episode-00000002-stream-000.bin")
+    newest.write_bytes(b"newer, at the same place and as long"[: newest.stat().st_size])
+    with pytest.raises(UserError, match=r"replay.source=moved does not hold the episodes of the run's last start any"):
+        run_dir.check(config("moved"))
 
 
 def test_a_constructor_s_file_may_move_and_change(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Disks that fill up, files that change, clocks that jump: a run goes on exactly, or ends in one line."""
 
+import functools
 import json
 import os
 import resource
@@ -11,13 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_train import hop, newest, without_speed
 
+from denoised_mdp.analysis import visualize
 from denoised_mdp.config import Config
 from denoised_mdp.config.compose import compose
 from denoised_mdp.envs import custom
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, disk_errors
 from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.logger import Logger
 from denoised_mdp.training import loop
@@ -110,6 +113,15 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_of_metrics(whole, tmp_path,
     assert not path.read_bytes().endswith(b"\n")
     loop.train(config)
     assert_same(Path(config.run_dir), whole)
+
+
+@pytest.mark.parametrize("name", ["episode.mp4", "episode.gif", "episode.png"])
+def test_a_disk_that_is_full_while_a_picture_or_a_video_is_written_is_one_line(name, tmp_path):
+    rows = {"observation": np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), np.uint8)}
+    write = functools.partial(visualize.write_strip, columns=5) if name.endswith(".png") else visualize.write_video
+    with pytest.raises(UserError, match="mended") as caught, disk_errors("run", "once that is mended"), full_disk(3000):
+        write(tmp_path / name, rows)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def stopped_at(step: int, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

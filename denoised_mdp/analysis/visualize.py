@@ -5,6 +5,7 @@ Shapes: T = rows of the episode, H W = image. Pictures are uint8.
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from denoised_mdp.analysis.posterior import filter_episode, present
-from denoised_mdp.errors import UserError
+from denoised_mdp.errors import UserError, one_line
 from denoised_mdp.model.latent import NOISE_PARTS, Factor, Latent
 from denoised_mdp.model.protocol import WorldModel
 
@@ -170,12 +171,18 @@ def encode(path: Path, frames: np.ndarray, *, frames_per_second: float) -> None:
     """Writes frames [T, H, W, 3] uint8, H and W even, as an mp4 (H.264).
 
     It calls imageio-ffmpeg's ffmpeg itself: the package's own writer forks, which is not safe beside jax's threads.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
     """
     _, height, width, _ = frames.shape
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width}x{height}", "-r", str(frames_per_second), "-i", "-"]
     command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "veryfast", "-crf", "18", str(path)]
-    subprocess.run(command, input=frames.tobytes(), check=True, start_new_session=True)
+    done = subprocess.run(command, input=frames.tobytes(), stderr=subprocess.PIPE, check=False, start_new_session=True)
+    if done.returncode:
+        reason = one_line(done.stderr.decode(errors="replace")) or f"exit code {done.returncode}"
+        raise OSError(errno.EIO, f"ffmpeg could not write it ({reason})", str(path))
 
 
 def _enlarge(frame: np.ndarray) -> Image.Image:

@@ -50,7 +50,7 @@ def check(config: Config) -> None:
                 f"run_dir={run_dir} holds a run of another configuration ({', '.join(differences[:5])}{more}); "
                 "choose another run_dir, or delete that one"
             )
-        if changed := sources.changed(run_dir, config):
+        if changed := sources.changed_videos(run_dir, config) or sources.changed_replay(run_dir, config):
             raise UserError(f"run_dir={run_dir}: {changed}; put them back, or choose another run_dir")
     elif run_dir.exists() and any(entry.name not in _OWN for entry in run_dir.iterdir()):
         raise UserError(f"run_dir={run_dir} holds other files and no {CONFIG}; choose another run_dir")

@@ -27,7 +27,7 @@ def differences(folder: Path, old: Config, new: Config) -> list[str]:
     return [text for name, text in changes.items() if name not in moved]
 
 
-def changed(folder: Path, config: Config) -> str | None:
+def changed_videos(folder: Path, config: Config) -> str | None:
     """Returns a sentence if the videos differ from those at the start of the run in `folder`, else None."""
     before, now = _recorded(folder).get(VIDEOS), _identities(config).get(VIDEOS)
     if before is None or now is None or before == now:
@@ -36,6 +36,14 @@ def changed(folder: Path, config: Config) -> str | None:
         f"{VIDEOS}={config.noise.source} holds other files than at the start of the run, "
         "which would change the division into clips for training and for evaluation"
     )
+
+
+def changed_replay(folder: Path, config: Config) -> str | None:
+    """Returns a sentence if the replay to learn from has lost what it held at the run's last start, else None."""
+    before, now = _recorded(folder).get(REPLAY), config.replay.source
+    if before is None or now is None or _same_replay(Path(now).expanduser(), before):
+        return None
+    return f"{REPLAY}={now} does not hold the episodes of the run's last start any more"
 
 
 def note(folder: Path, config: Config) -> None:
@@ -61,7 +69,7 @@ def _same(folder: Path, old: Config, new: Config, name: str) -> bool:
         return True
     recorded = _recorded(folder).get(name)
     if recorded is not None and name == REPLAY:
-        return recorded == _of_replay(Path(now).expanduser(), recorded)
+        return _same_replay(Path(now).expanduser(), recorded)
     return recorded is not None and recorded == _identities(new).get(name)
 
 
@@ -107,6 +115,10 @@ def _of_replay(folder: Path, recorded: str | None = None) -> str | None:
     content = newest.read_bytes()[: int(length) if length.isdigit() else None]
     digest = hashlib.sha256((folder / "spec.json").read_bytes() + content).hexdigest()
     return f"{newest.name} {len(content)} {digest}"
+
+
+def _same_replay(folder: Path, recorded: str) -> bool:
+    return recorded == _of_replay(folder, recorded)
 
 
 def _of_videos(folder: Path) -> str:

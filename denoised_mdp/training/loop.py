@@ -5,7 +5,6 @@ A `Run` holds the state of one seed, in its folder; a `Training` executes the lo
 
 from __future__ import annotations
 
-import errno
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -18,7 +17,7 @@ import numpy as np
 from denoised_mdp.agent import Agent
 from denoised_mdp.config import Config
 from denoised_mdp.envs import reset_all, step_all
-from denoised_mdp.errors import UserError, one_line
+from denoised_mdp.errors import UserError, disk_errors
 from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.compilation import cache_programs
 from denoised_mdp.runs.evaluation import evaluation_envs
@@ -33,7 +32,7 @@ from denoised_mdp.training.speeds import Speeds
 from denoised_mdp.training.vectorized import VectorizedLearner, vectorized_agent
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # why a disk may refuse to write
+GO_ON = "once that is mended the same command goes on from the last checkpoint"
 
 
 def train(*configs: Config) -> None:
@@ -73,19 +72,13 @@ def _prepared(configs: Sequence[Config]) -> Iterator[Training]:
         cache_programs()
         training = Training(*configs)
         try:
-            for config in configs if is_main_process else ():
-                if config not in begun:
-                    locks.append(opened.enter_context(run_dir.locked(Path(config.run_dir))))
-                run_dir.claim(config)
-            training.locks = locks
-            yield training
-        except OSError as error:
-            if error.errno not in DISK:
-                raise
-            raise UserError(
-                f"run_dir={configs[0].run_dir}: {one_line(error)}; once that is mended the same command goes on from "
-                "the last checkpoint"
-            ) from error
+            with disk_errors(configs[0].run_dir, GO_ON):
+                for config in configs if is_main_process else ():
+                    if config not in begun:
+                        locks.append(opened.enter_context(run_dir.locked(Path(config.run_dir))))
+                    run_dir.claim(config)
+                training.locks = locks
+                yield training
         finally:
             training.close()
 
