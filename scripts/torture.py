@@ -29,8 +29,11 @@ SETTINGS = [
     "train.env_steps=6000", "evaluate.every=2000", "evaluate.video_every=6000", "checkpoint.every=250",
     "replay.capacity=250", "logger.tensorboard=false", "logger.progress=false",
 ]  # fmt: skip
-VARIANTS = {
-    "plain": [],
+VARIANTS = {  # small: the pieces of size=small that keep a state, or draw at random
+    "small": [
+        "policy.critics=2", "policy.slow_critic_weight=1", "policy.normalize_returns=true",
+        "replay.recent_share=0.5", "replay.recent_episodes=3",
+    ],
     "workers": ["train.envs=2", "train.workers=2", "train.prefill=2000"],
     "staleness": ["train.staleness=1"],
     "seeds": ["seeds=2"],

@@ -30,6 +30,7 @@ TINY = [
     *("size=debug", "env=sunlight", "env.action_repeat=1", "env.episode_frames=15", "model=x", "train.envs=2"),
     *("train.env_steps=60", "train.prefill=40", "train.every=10", "train.updates=1"),
     *("train.batch_length=4", "train.batch_size=2", "replay.memory_mb=1"),
+    *("policy.critics=2", "replay.recent_share=0.5", "replay.recent_episodes=1"),
     *("evaluate.every=60", "checkpoint.every=12", "logger.tensorboard=false"),
 ]
 
