@@ -31,8 +31,11 @@ SETTINGS = [
 ]  # fmt: skip
 VARIANTS = {  # small: the pieces of size=small that keep a state, or draw at random
     "small": [
-        "policy.critics=2", "policy.slow_critic_weight=1", "policy.normalize_returns=true",
-        "replay.recent_share=0.5", "replay.recent_episodes=3",
+        "policy.critics=2",
+        "policy.slow_critic_weight=1",
+        "policy.normalize_returns=true",
+        "replay.recent_share=0.5",
+        "replay.recent_episodes=3",
     ],
     "workers": ["train.envs=2", "train.workers=2", "train.prefill=2000"],
     "staleness": ["train.staleness=1"],
