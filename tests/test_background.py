@@ -235,23 +235,25 @@ def test_updates_begin_with_the_publication_of_those_before_and_go_on_beside_the
 
 def test_in_turns_each_waits_while_the_other_works():
     now = [0.0]
-    speeds = Speeds(lambda: now[0])
+    speeds = Speeds(lambda: now[0], lambda: 2 * now[0])
     for acting in (1.0, 4.0):
         with speeds.acting():
             now[0] += acting
         with speeds.waiting(), speeds.learning():
             now[0] += 4.0
         waits = {"speed/actor_waits": 400 / (4 + acting), "speed/learner_waits": 100 * acting / (4 + acting)}
-        assert speeds.metrics(2) == pytest.approx({"speed/updates_per_second": 0.5, **waits})
+        metrics = speeds.metrics(2)
+        assert 50 < metrics.pop("speed/memory_mib") < 1_000_000, "this process, in MiB"
+        costs = {"speed/cpu_seconds": 2 * (4 + acting)}
+        assert metrics == pytest.approx({"speed/updates_per_second": 0.5, **waits, **costs})
 
 
 def test_side_by_side_nobody_waits_who_works():
     now = [0.0]
-    speeds = Speeds(lambda: now[0])
+    speeds = Speeds(lambda: now[0], lambda: now[0])
     with speeds.learning(), speeds.acting():
         now[0] += 4.0
-    assert speeds.metrics(2) == {
-        "speed/updates_per_second": 0.5,
-        "speed/actor_waits": 0.0,
-        "speed/learner_waits": 0.0,
-    }
+    metrics = speeds.metrics(2)
+    waits = {name: value for name, value in metrics.items() if name.endswith("waits")}
+    assert waits == {"speed/actor_waits": 0.0, "speed/learner_waits": 0.0}
+    assert metrics["speed/updates_per_second"] == 0.5

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from test_curves import make_run
 
-from denoised_mdp.analysis import webpage
+from denoised_mdp.analysis import table1, webpage
 from denoised_mdp.commands import report as report_command
 from denoised_mdp.errors import UserError
+from denoised_mdp.runs import run_dir
 
 BASELINES = {"task": "cheetah_run", "random_mean": 7.6, "best_constant_mean": 4.1}
 
@@ -25,6 +26,9 @@ def runs(tmp_path):
         make_run(tmp_path / "x0", *video, "model=x", "seed=0", returns=(0, 10, 20)),
         make_run(tmp_path / "walker", "env.task=walker_walk", "seed=0", returns=(0, 10, 20)).rename(tmp_path / "a <b>"),
     ]
+    costs = [{"env_step": step, "speed/cpu_seconds": 900.0, "speed/memory_mib": 2048.0} for step in (5000, 10000)]
+    with (runs[0] / "metrics.jsonl").open("a") as lines:
+        lines.writelines(json.dumps(line) + "\n" for line in costs)
     (runs[0] / "videos").mkdir()
     for step, grey in ((5000, 0), (10000, 200)):
         Image.new("RGB", (8, 6), (grey, grey, grey)).save(runs[0] / "videos" / f"{step:09d}.png")
@@ -74,6 +78,10 @@ def test_a_page_holds_all_and_fetches_nothing(runs, tmp_path):
         "decomposed at env step 10,000",
         "a <b>",
         "task: walker_walk",
+        "reacher_easy",  # without runs
+        "598 (118)",  # Table 1, behind a video
+        "0.50",  # CPU hours
+        "2,048",  # MiB
     ):
         assert words in reader.text, words
     assert re.search(r"Probability .*x and y.* ends above one of:", reader.text) and "1.00" in reader.text
@@ -86,6 +94,26 @@ def test_a_page_holds_all_and_fetches_nothing(runs, tmp_path):
     for line in markdown.splitlines():
         if line.startswith("|"):
             assert line.endswith("|")
+
+
+def test_table_1_takes_the_mean_over_tasks_of_what_differs_in_task_and_seed_alone(tmp_path):
+    jitter, learned = ["noise=video_background_camera_jitter", "model=x"], ["size=small", "train.updates=7"]
+    made = [
+        make_run(tmp_path / "c0", *jitter, "seed=0", returns=(0, 10, 20, 1000)),
+        make_run(tmp_path / "c1", *jitter, "seed=1", returns=(0, 10, 40)),
+        make_run(tmp_path / "w0", *jitter, "env.task=walker_walk", "seed=0", returns=(0, 10, 90)),
+        make_run(tmp_path / "other", *jitter, *learned, returns=(0, 10, 500)),
+        make_run(tmp_path / "elsewhere", *jitter, "env.task=finger_spin", returns=(0, 10, 700)),
+        make_run(tmp_path / "sac", "noise=none", "model=tia", "policy=sac", returns=(0, 10, 60)),
+    ]
+    configs = {folder: run_dir.load(folder) for folder in made}
+    clean, *shaking = table1.cells(configs)
+    assert (clean.world, clean.returned.value, clean.published) == ("noiseless", 60, "480 (126)")
+    ours = next(cell for cell in shaking if len(cell.seeds) == 2)
+    assert ours.seeds == {"cheetah_run": 2, "walker_walk": 1} and ours.env_step == 10_000
+    assert ours.returned.value == (30 + 90) / 2 and ours.published == "99 (28)"
+    assert (ours.returned.low, ours.returned.high) == ((20 + 90) / 2, (40 + 90) / 2)
+    assert [cell.returned.value for cell in shaking if cell is not ours] == [500]
 
 
 def test_published_returns_stand_beside_the_same_world_alone(runs):

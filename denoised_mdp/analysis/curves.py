@@ -195,33 +195,38 @@ def world(config: Config) -> str:
     return f"{config.env.task}, {_noise(config)}"
 
 
-def methods(configs: Mapping[Path, Config]) -> dict[Path, str]:
+def methods(configs: Mapping[Path, Config], *, also_same: tuple[str, ...] = ()) -> dict[Path, str]:
     """Returns the name of each run's method: its model and policy learner, and the settings that tell it from others.
 
     Runs have the same name only if they differ in nothing but their seed, or in what is evaluated and drawn.
+
+    also_same: beginnings of other settings that may differ.
     """
+    same_in = (*SEEN, *also_same)
     of_label: dict[str, list[list[Path]]] = {}  # runs of one model and learner, those with the same settings together
     for folder, config in configs.items():
         groups = of_label.setdefault(_label(config), [])
-        same = next((group for group in groups if not _learned_differently(configs[group[0]], config)), None)
+        same = next((group for group in groups if not _learned_differently(configs[group[0]], config, same_in)), None)
         same.append(folder) if same is not None else groups.append([folder])
     names = {}
     for label, groups in of_label.items():
         firsts = [configs[group[0]] for group in groups]
-        differing = sorted({name for one in firsts for other in firsts for name in _learned_differently(one, other)})
+        differing = sorted(
+            {name for one in firsts for other in firsts for name in _learned_differently(one, other, same_in)}
+        )
         shown = [", ".join([label, *_values(first, differing)]) for first in firsts]
         for group, first, name in zip(groups, firsts, shown, strict=True):
             if shown.count(name) > 1:  # what is left out tells them apart
                 alike = [other for other, text in zip(firsts, shown, strict=True) if text == name]
-                apart = sorted({setting for other in alike for setting in _learned_differently(first, other)})
+                apart = sorted({setting for other in alike for setting in _learned_differently(first, other, same_in)})
                 name = ", ".join([name, *_values(first, apart, most=len(apart))])
             names |= dict.fromkeys(group, name)
     return names
 
 
-def _learned_differently(one: Config, other: Config) -> list[str]:
+def _learned_differently(one: Config, other: Config, same_in: tuple[str, ...]) -> list[str]:
     changes = [text.split(":")[0] for text in schema.differences(one, other)]
-    return [name for name in changes if not name.startswith(SEEN)]
+    return [name for name in changes if not name.startswith(same_in)]
 
 
 def _values(config: Config, names: Sequence[str], *, most: int = MOST_SETTINGS) -> list[str]:

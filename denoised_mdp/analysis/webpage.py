@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from denoised_mdp.analysis import curves, statistics
+from denoised_mdp.analysis import curves, statistics, table1
 from denoised_mdp.analysis.factorization.report import HEADLINE, told
 from denoised_mdp.config import Config
 from denoised_mdp.runs import run_dir
@@ -156,7 +156,7 @@ def report(folders: Sequence[Path], baselines: Mapping[str, Mapping[str, Any]]) 
     for i, (world, members) in enumerate(sorted(worlds.items())):
         of_world = {folder: configs[folder] for folder in members}
         blocks += _world(f"world{i}", world, of_world, baselines.get(next(iter(of_world.values())).env.task))
-    blocks += [*_factorizations(configs), *_costs(configs), *_versions(), *_settings(configs)]
+    blocks += [*_table1(configs), *_factorizations(configs), *_costs(configs), *_versions(), *_settings(configs)]
     return blocks
 
 
@@ -236,6 +236,29 @@ def _pictures(name: str, configs: Mapping[Path, Config]) -> list[Block]:
     return blocks
 
 
+def _table1(configs: Mapping[Path, Config]) -> list[Block]:
+    cells = table1.cells(configs)
+    if not cells:
+        return []
+    rows = []
+    for cell in cells:
+        seeds = ", ".join(f"{task} {count}" for task, count in cell.seeds.items())
+        missing = ", ".join(task for task in table1.TASKS if task not in cell.seeds) or "none"
+        ours = f"{_interval(cell.returned._asdict())} at {cell.env_step:,}"
+        rows.append([cell.world, cell.method, seeds, missing, ours, cell.published or "not in the table"])
+    header = ["world", "method", "runs", "tasks without runs", "this code, at env steps", "the paper, at 1,000,000"]
+    published = json.loads(table1.PUBLISHED.read_text())
+    return [
+        Heading(2, "Table 1 of the paper"),
+        Paragraph(
+            "Mean evaluation returns over the tasks: of the runs here, with the 95% interval of a stratified bootstrap "
+            "over seeds, and of the paper, with the standard deviation. The paper's differ in: "
+            f"{published['differs_in']}."
+        ),
+        Table(header, rows),
+    ]
+
+
 def _factorizations(configs: Mapping[Path, Config]) -> list[Block]:
     rows = []
     for folder in configs:
@@ -257,8 +280,12 @@ def _costs(configs: Mapping[Path, Config]) -> list[Block]:
         speed = float(np.median(speeds)) if speeds else 0.0
         steps = last.get("env_step", 0)
         hours = f"{steps / speed / 3600:.2f}" if speed else ""
-        rows.append([folder.name, f"{steps:,}", f"{last.get('train/updates', 0):,}", f"{speed:.0f}", hours])
-    header = ["run", "env steps", "updates", "env steps per second", "hours, by that speed"]
+        cpu_seconds = sum(line.get("speed/cpu_seconds") or 0.0 for line in lines)
+        cpu_hours = f"{cpu_seconds / 3600:.2f}" if cpu_seconds else ""
+        memory = max((line.get("speed/memory_mib") or 0.0 for line in lines), default=0.0)
+        row = [f"{steps:,}", f"{last.get('train/updates', 0):,}", f"{speed:.0f}", hours, cpu_hours]
+        rows.append([folder.name, *row, f"{memory:,.0f}" if memory else ""])
+    header = ["run", "env steps", "updates", "env steps per second", "hours, by that speed", "CPU hours", "memory, MiB"]
     return [Heading(2, "What it cost"), Table(header, rows)]
 
 

@@ -64,6 +64,9 @@ METRICS = {
     "speed/updates_per_second": "gradient updates per second, while updating",
     "speed/actor_waits": "percent of the time, without evaluation and saving, in which collecting waits for updates",
     "speed/learner_waits": "percent of that time without updates: the learner waits for the actor",
+    "speed/cpu_seconds": "processor time of this process since the last line with this metric, all threads and seeds, "
+    "workers not included",
+    "speed/memory_mib": "largest memory of this process so far, in MiB, workers not included",
 }
 
 
