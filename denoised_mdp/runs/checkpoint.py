@@ -1,7 +1,8 @@
 """Checkpoints: `checkpoints/000012000` holds `state.safetensors`, with every array by name, and `progress.json`.
 
-A checkpoint is written atomically: first under another name, then renamed. The number is `env_step`. `checksums.json`
-holds the CRC-32 of both files. Every read compares it; checkpoints from before version 0.2 have none.
+The number is `env_step`. A checkpoint is written under another name and then renamed, so that it is whole or not there.
+`checksums.json` holds the CRC-32 of both files, which each read of a file compares; checkpoints from before version 0.2
+have none.
 `safetensors.numpy.load_file` reads the names and arrays of `state.safetensors` without this project's code.
 """
 
