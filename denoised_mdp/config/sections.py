@@ -128,6 +128,7 @@ class Noise(Settings):
     video_background: bool
     source: Place  # pink | leaves | a directory of videos or of image folders
     cache: Place | None = None  # folder for the decoded clips of a directory; None: denoised-mdp in the user's cache
+    video_colour: bool = False  # the background is in colour; the television always is
     clip_frames: Size  # frames that each environment loads once and then repeats
     on_reset: Literal["continue", "random"]  # the frame that a new episode begins with
     noisy_sensor: bool  # the video falsifies a sensor that the reward depends on: cheetah, walker and reacher only

@@ -60,7 +60,7 @@ def make(*, env: Settings, render: Settings, noise: Settings, seed: int, split: 
             seed=clip_seed,
             split=split,
             count=noise["clip_frames"],
-            **_video_format(env),
+            **_video_format(env, noise),
             cache=noise["cache"],
         )
         rng = np.random.default_rng(pointer_seed)
@@ -114,7 +114,7 @@ def check(*, env: Settings, render: Settings, noise: Settings) -> None:
     name = env["name"]
     if name not in ENVIRONMENTS:
         raise UserError(f"env.name={name} is none of {', '.join(ENVIRONMENTS)}")
-    video.check(noise["source"], **_video_format(env), cache=noise["cache"])
+    video.check(noise["source"], **_video_format(env, noise), cache=noise["cache"])
     if noise["noisy_sensor"] and not noise["video_background"]:
         raise UserError("noise.noisy_sensor=true needs noise.video_background=true: the noise is read off the video")
     for part in ROBODESK_NOISE:
@@ -133,11 +133,11 @@ def check(*, env: Settings, render: Settings, noise: Settings) -> None:
         custom.check(env["constructor"], env["arguments"])
 
 
-def _video_format(env: Settings) -> dict[str, Any]:
+def _video_format(env: Settings, noise: Settings) -> dict[str, Any]:
     """Returns the side in pixels and whether in colour: backgrounds have the picture's size, a television its own."""
     if env["name"] == "robodesk":
         return {"size": VIDEO, "colour": True}
-    return {"size": env["image_size"], "colour": False}
+    return {"size": env["image_size"], "colour": noise["video_colour"]}
 
 
 def _check_dmc(task: str, backend: str, *, noisy_sensor: bool) -> None:

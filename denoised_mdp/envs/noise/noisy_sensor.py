@@ -46,11 +46,11 @@ class NoisySensor(Layer):
 
 
 def patch_means(frames: Frames) -> NDArray[np.float64]:
-    """Returns the brightness [N], in [-0.5, 0.5], of a patch near the upper left of frames [N, H, W].
+    """Returns the brightness [N], in [-0.5, 0.5], of a patch near the upper left of frames [N, H, W] or [N, H, W, 3].
 
     The sides of the patch are a quarter of the frame's.
     """
     frames = np.asarray(frames)
-    height, width = (side // 4 for side in frames.shape[1:])
+    height, width = (side // 4 for side in frames.shape[1:3])
     patch = frames[:, height // 2 : height // 2 + height, width // 2 : width // 2 + width]
-    return patch.mean((1, 2)) / 255 - 0.5
+    return patch.mean(tuple(range(1, frames.ndim))) / 255 - 0.5

@@ -1,4 +1,4 @@
-"""A gray video replaces the background (Appendix B.1.1)."""
+"""A video replaces the background (Appendix B.1.1); it is gray in the paper."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class VideoBackground(RandomLayer):
 
     def render(self) -> Picture:
         rgb, background = self._world.render()
-        return Picture(np.where(background[..., None], self.clip.frames[self.pointer][..., None], rgb), background)
+        frame = self.clip.frames[self.pointer]
+        video = frame if frame.ndim == 3 else frame[..., None]
+        return Picture(np.where(background[..., None], video, rgb), background)
 
     def factors(self) -> dict[str, np.ndarray]:
         """Adds the id of the clip that the frame comes from, the frame's index, and its brightness in a grid."""
@@ -75,11 +77,14 @@ class VideoBackground(RandomLayer):
 
 
 def grid_means(frames: Frames, cells: int = 4) -> NDArray[np.float32]:
-    """Returns the mean brightness [N, cells^2], 0 to 1, in a grid on frames [N, H, W]; tiny ones have fewer cells.
+    """Returns the mean brightness [N, cells^2], 0 to 1, in a grid on frames; tiny ones have fewer cells.
+
+    frames: [N, H, W], or in colour [N, H, W, 3].
 
     It describes a frame in a few numbers with the same meaning for every clip; a frame's index has no such meaning.
     """
     frames = np.asarray(frames)
-    rows, columns = (np.array_split(np.arange(side), min(cells, side)) for side in frames.shape[1:])
-    means = [frames[:, r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean((1, 2), np.float32) for r in rows for c in columns]
+    rows, columns = (np.array_split(np.arange(side), min(cells, side)) for side in frames.shape[1:3])
+    pixels = tuple(range(1, frames.ndim))
+    means = [frames[:, r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean(pixels, np.float32) for r in rows for c in columns]
     return (np.stack(means, -1) / 255).astype(np.float32)
