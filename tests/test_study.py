@@ -34,6 +34,8 @@ def save(step):
     folder = run / "checkpoints" / f"{step:09d}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "progress.json").write_text(json.dumps({"env_step": step, "finished": step == 2000}))
+    empty = b"{}".ljust(8)  # a file of safetensors: the length of its header, and that
+    (folder / "state.safetensors").write_bytes(len(empty).to_bytes(8, "little") + empty)
 if "clean" in run.name and begun == 0:
     save(500)
     sys.exit("the disk is full")
@@ -111,6 +113,9 @@ def test_a_failed_run_does_not_stop_the_others_and_is_resumed(tmp_path, fake_tra
     assert times == [saved_at(job) for job in todo[:4]]
     study._report(again)
     assert "all 6 runs are finished" in capsys.readouterr().out
+
+    (Path(todo[1].config.run_dir) / "checkpoints" / "000002000" / "state.safetensors").write_bytes(b"damaged")
+    assert study.Runner(todo, at_once=2).states[todo[1].name] == "waiting", "training sets it aside and goes on"
 
 
 def test_a_stop_lets_each_run_save(tmp_path, fake_training):

@@ -115,12 +115,20 @@ def progress(job: Job) -> tuple[int, bool]:
     return 0, False
 
 
+def is_finished(job: Job) -> bool:
+    """Checks whether a run is finished, and its newest checkpoint is undamaged."""
+    from denoised_mdp.runs import checkpoint  # imports jax: not for --help
+
+    newest = checkpoint.latest(Path(job.config.run_dir))
+    return newest is not None and progress(job)[1] and checkpoint.damage(newest) is None
+
+
 class Runner:
     """Works off the runs, `at_once` of them at a time, each process on cores of its own."""
 
     def __init__(self, todo: Sequence[Job], *, at_once: int):
         self.jobs, self.at_once = todo, at_once
-        self.states: dict[str, State] = {job.name: "finished" if progress(job)[1] else "waiting" for job in todo}
+        self.states: dict[str, State] = {job.name: "finished" if is_finished(job) else "waiting" for job in todo}
         self._processes: dict[str, subprocess.Popen] = {}
         self._stop = threading.Event()
         self._cores: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
@@ -162,7 +170,7 @@ class Runner:
             self._processes.pop(job.name, None)
             self._cores.put(cores)
         stopped = code == 0 or self._stop.is_set()
-        self.states[job.name] = "finished" if progress(job)[1] else "stopped" if stopped else "failed"
+        self.states[job.name] = "finished" if is_finished(job) else "stopped" if stopped else "failed"
 
 
 def log_of(job: Job) -> Path:
@@ -240,7 +248,7 @@ def command() -> None:
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
     if options.print:
-        print(*_lines([job for job in todo if not progress(job)[1]]), sep="\n")
+        print(*_lines([job for job in todo if not is_finished(job)]), sep="\n")
         return
     runner, ended = Runner(todo, at_once=options.jobs), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
