@@ -197,6 +197,7 @@ def test_run_names():
         (["hydra/launcher=nowhere"], "nowhere"),
         (["size=paper", "model.x.state=0"], "model.x.belief=120 model.x.state=0: both must be at least 1"),
         (["size=paper", "model.y.state=0"], "model.y.belief=120 model.y.state=0: both must be 0"),
+        (["model.states=categorical", "model.x.state=20"], "model.x.state=20: must be a multiple of model.classes=16"),
         (["model.beta_x=0.5", "model.beta_free_nats_x=0.6"], "model.beta_free_nats_x=0.6: must not exceed"),
         (["train.prefill=1e6"], "train.prefill=1000000: must be below train.env_steps"),
         (["train.batch_length=502"], "train.batch_length=502: must not exceed an episode, 501 steps"),

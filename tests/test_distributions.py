@@ -7,6 +7,7 @@ import scipy.integrate
 import scipy.stats
 
 from denoised_mdp.model.distributions import Normal, TanhNormal
+from denoised_mdp.model.nets import CategoricalStates, GaussianStates, States
 
 P = Normal(jnp.array([[0.3, -1.0], [2.0, 0.0]]), jnp.array([[0.5, 2.0], [1.0, 0.1]]))
 Q = Normal(jnp.array([[0.0, 1.0], [2.5, 0.1]]), jnp.array([[1.5, 1.0], [0.7, 0.2]]))
@@ -35,6 +36,51 @@ def test_at_is_reparameterised():
     gradient = jax.grad(lambda p: p.at(jnp.array([[1.0, 2.0], [-1.0, 0.5]])).sum())(P)
     np.testing.assert_array_equal(gradient.mean, np.ones((2, 2)))
     np.testing.assert_array_equal(gradient.stddev, [[1.0, 2.0], [-1.0, 0.5]])
+
+
+# Of two variables with three classes each.
+OUTPUTS = np.array([[0.0, 1.0, -1.0, 2.0, 0.5, 3.0], [4.0, -9.0, 0.0, 0.0, 0.0, 0.0]], np.float32)
+
+
+def probabilities(outputs: np.ndarray) -> np.ndarray:
+    odds = np.exp(outputs.reshape(-1, 2, 3).astype(np.float64))
+    return 0.99 * odds / odds.sum(-1, keepdims=True) + 0.01 / 3
+
+
+def test_categorical_samples_are_one_hot_and_as_frequent_as_their_probabilities():
+    distribution = CategoricalStates(3)(jnp.asarray(OUTPUTS))
+    noise = jax.random.normal(jax.random.key(0), (40_000, 2, 6))
+    samples = np.asarray(jax.jit(jax.vmap(distribution.at))(noise)).reshape(-1, 2, 2, 3)
+    assert set(np.unique(samples.round(5))) == {0, 1} and (samples.sum(-1).round(5) == 1).all()
+    np.testing.assert_allclose(samples.mean(0), probabilities(OUTPUTS), atol=0.01)  # four standard errors
+    np.testing.assert_allclose(distribution.mean, probabilities(OUTPUTS).reshape(2, 6), rtol=1e-4)
+
+
+def test_gradients_of_a_categorical_sample_are_those_of_its_probabilities():
+    weights, noise = jnp.arange(12.0).reshape(2, 6), jax.random.normal(jax.random.key(1), (2, 6))
+    states = CategoricalStates(3)
+    to_sample = jax.grad(lambda outputs: jnp.sum(weights * states(outputs).at(noise)))(jnp.asarray(OUTPUTS))
+    to_mean = jax.grad(lambda outputs: jnp.sum(weights * states(outputs).mean))(jnp.asarray(OUTPUTS))
+    np.testing.assert_allclose(to_sample, to_mean, rtol=1e-5)
+    assert np.any(to_sample != 0)
+
+
+def test_categorical_kl_is_the_sum_over_classes_and_its_terms_are_shares_of_it():
+    q, p = (CategoricalStates(3)(jnp.asarray(outputs)) for outputs in (OUTPUTS, OUTPUTS[::-1]))
+    of_q, of_p = probabilities(OUTPUTS), probabilities(OUTPUTS[::-1])
+    expected = of_q * (np.log(of_q) - np.log(of_p))
+    np.testing.assert_allclose(q.kl_terms(p), expected.reshape(2, 6), atol=1e-4)
+    np.testing.assert_allclose(q.kl(p), expected.sum((1, 2)), rtol=1e-4)
+    np.testing.assert_array_equal(q.kl(q), [0, 0])
+
+
+def test_states_side_by_side_are_divided_as_if_they_were_alone():
+    kinds: list[States] = [GaussianStates(0.1), CategoricalStates(3)]
+    for states in kinds:
+        both = states(jnp.arange(states.outputs(9) * 2.0).reshape(2, -1))
+        first, second = states.split(both, 6)
+        np.testing.assert_array_equal(jnp.concatenate([first.mean, second.mean], -1), both.mean)
+        assert first.mean.shape == (2, 6) and second.kl(second).shape == (2,)
 
 
 def test_tanh_normal_density_integrates_to_one():

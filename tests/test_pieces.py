@@ -321,6 +321,24 @@ def test_nothing_is_imagined_from_the_rows_of_burn_in():
     np.testing.assert_allclose(burnt["actor_loss"], cut["actor_loss"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("model", ["xyz", "tia"])
+def test_categorical_states_learn_and_act(model):
+    parts = [f"model.{part}.state=8" for part in ("x", "y", "z")[: 2 if model == "tia" else 3]]
+    states = ["model.states=categorical", "model.classes=4", *parts]
+    agent = Agent(compose(["size=debug", f"model={model}", *states, "train.batch_size=2"]), A)
+    state, rng = agent.create(jax.random.key(0)), np.random.default_rng(0)
+    batch = make_batch()._replace(observation=rng.integers(0, 256, (T, B, 64, 64, 3), dtype=np.uint8))
+    step, losses = jax.jit(agent.train_step), []
+    for _ in range(20):
+        state, metrics = step(state, batch, jax.random.key(1))
+        losses.append(float(metrics["model/observation_mse"]))
+    assert losses[-1] < losses[0]
+    seen = batch.observation[0, :1], np.ones(1, bool), jax.random.key(2)
+    after = agent.act(state.world_model, state.policy.actor, agent.initial(1), *seen, explore=True)
+    x = np.asarray(after.latent.x.state).reshape(2, 4)
+    np.testing.assert_allclose(np.sort(x), np.tile([0, 0, 0, 1], (2, 1)), atol=1e-6)
+
+
 @pytest.mark.parametrize("policy", ["dynamics", "sac"])
 def test_a_policy_waits_for_the_model(policy):
     config = compose(["size=debug", f"policy={policy}", "train.policy_after=1", "train.batch_size=2"])

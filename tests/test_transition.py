@@ -7,26 +7,28 @@ import pytest
 from flax import nnx
 
 from denoised_mdp.model.latent import NOISE_PARTS, Factor, Latent, by_name
+from denoised_mdp.model.nets import CategoricalStates, GaussianStates, States
 from denoised_mdp.model.transition import Transition
 
 ACTION, EMBEDDING, BATCH = 3, 7, 2
 
 
 BELIEF = by_name(lambda part: {"x": 6, "y": 5}.get(part, 4))
-STATE = by_name(lambda part: {"x": 4, "y": 3}.get(part, 2))
+STATE = by_name(lambda part: {"x": 4, "y": 6}.get(part, 2))
+STATES = [GaussianStates(0.1), CategoricalStates(2)]
 # What each part's prior and posterior see; x and y of the posterior carry what they saw on to z's prior.
 EVERYTHING = {"x", "y", "z", "a", "e"}
 PRIORS = {"x": {"x", "a"}, "y": {"y"}, "z": EVERYTHING}
 POSTERIORS = {"x": EVERYTHING, "y": EVERYTHING, "z": EVERYTHING}  # y's sees the action through the belief of x (code)
 
 
-def make(belief=BELIEF, state=STATE, z_prior_uses_y=True) -> Transition:
+def make(belief=BELIEF, state=STATE, z_prior_uses_y=True, states: States = STATES[0]) -> Transition:
     return Transition(
         belief=belief,
         state=state,
         action=ACTION,
         embedding=EMBEDDING,
-        min_stddev=0.1,
+        states=states,
         z_prior_uses_y=z_prior_uses_y,
         rngs=nnx.Rngs(0),
     )
@@ -55,9 +57,10 @@ def parents(function, **arguments) -> set[str]:
     }
 
 
+@pytest.mark.parametrize("states", STATES, ids=["gaussian", "categorical"])
 @pytest.mark.parametrize("part", Latent._fields)
-def test_each_prior_sees_its_parents_alone(part):
-    transition = make()
+def test_each_prior_sees_its_parents_alone(part, states):
+    transition = make(states=states)
     s, a, e, noise = inputs(transition, BATCH)
 
     def prior(a, e, **s):
@@ -73,9 +76,10 @@ def test_parents_of_z_given_the_new_x_and_y(z_prior_uses_y, expected):
     assert parents(transition.z_step, z=s.z, x=s.x, y=s.y, a=a) == expected
 
 
+@pytest.mark.parametrize("states", STATES, ids=["gaussian", "categorical"])
 @pytest.mark.parametrize("part", Latent._fields)
-def test_each_posterior_sees_what_it_may(part):
-    transition = make()
+def test_each_posterior_sees_what_it_may(part, states):
+    transition = make(states=states)
     s, a, e, noise = inputs(transition, BATCH)
 
     def posterior(a, e, **s):
@@ -112,10 +116,11 @@ def test_observing_is_stepping_and_forgets_at_an_episode_start():
         jax.tree.map(lambda whole, one, t=t: np.testing.assert_allclose(whole[t], one, rtol=2e-5, atol=1e-6), s, latent)
 
 
+@pytest.mark.parametrize("states", STATES, ids=["gaussian", "categorical"])
 @pytest.mark.parametrize("absent", [*NOISE_PARTS, NOISE_PARTS], ids="".join)
-def test_a_part_of_width_zero_is_absent(absent):
-    widths = BELIEF._replace(**dict.fromkeys(absent, 0))
-    transition = make(belief=widths, state=widths)
+def test_a_part_of_width_zero_is_absent(absent, states):
+    widths = STATE._replace(**dict.fromkeys(absent, 0))
+    transition = make(belief=widths, state=widths, states=states)
     s, q, p = transition.step(*inputs(transition, BATCH))
     for part in absent:
         assert getattr(s, part) == Factor(*getattr(s, part)) and getattr(s, part).features.shape == (BATCH, 0)

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from denoised_mdp.analysis.factorization.headline import MEANT_FOR
 from denoised_mdp.config import sections
 from denoised_mdp.model.latent import NOISE_PARTS, Latent, by_name
-from denoised_mdp.model.nets import PatchDecoder, PatchEncoder
+from denoised_mdp.model.nets import GaussianStates, PatchDecoder, PatchEncoder
 from denoised_mdp.model.transition import Transition
 from denoised_mdp.model.world_model import DenoisedMDP, Objective, model_loss
 from denoised_mdp.runs.metrics import METRICS
@@ -44,7 +44,7 @@ def initialised(belief, state, continue_head) -> DenoisedMDP:
         state=state,
         action=A,
         embedding=8,
-        min_stddev=0.1,
+        states=GaussianStates(0.1),
         z_prior_uses_y=True,
         rngs=rngs,
     )

@@ -16,7 +16,17 @@ from denoised_mdp.config.sections import Model, Policy, TIAModel
 from denoised_mdp.model import tia
 from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.latent import Factor, Latent, by_name
-from denoised_mdp.model.nets import MLP, ConvDecoder, ConvEncoder, PatchDecoder, PatchEncoder, Style
+from denoised_mdp.model.nets import (
+    MLP,
+    CategoricalStates,
+    ConvDecoder,
+    ConvEncoder,
+    GaussianStates,
+    PatchDecoder,
+    PatchEncoder,
+    States,
+    Style,
+)
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch, WorldModel
 from denoised_mdp.model.transition import Transition
@@ -119,7 +129,7 @@ def new_world_model(model: Model, image_size: int, action: int, rngs: nnx.Rngs) 
         state=state,
         action=action,
         embedding=model.embedding,
-        min_stddev=model.min_stddev,
+        states=_states(model),
         z_prior_uses_y=model.z_prior_uses_y,
         rngs=rngs,
         style=_style(model),
@@ -141,6 +151,10 @@ def widths(model: Model) -> tuple[Latent[int], Latent[int]]:
     return by_name(lambda part: getattr(model, part).belief), by_name(lambda part: getattr(model, part).state)
 
 
+def _states(model: Model) -> States:
+    return CategoricalStates(model.classes) if model.states == "categorical" else GaussianStates(model.min_stddev)
+
+
 def _style(settings: Model | Policy) -> Style:
     return Style(settings.norm, settings.activation)
 
@@ -153,7 +167,7 @@ def _new_tia(model: TIAModel, image_size: int, action: int, rngs: nnx.Rngs) -> t
             state=part.state,
             action=action,
             embedding=model.embedding,
-            min_stddev=model.min_stddev,
+            states=_states(model),
             rngs=rngs,
             style=_style(model),
         )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from denoised_mdp.model.distributions import Normal
+from denoised_mdp.model.distributions import StateDistribution
 from denoised_mdp.model.latent import Factor, Latent
 from denoised_mdp.model.protocol import WorldModel
 
@@ -40,13 +40,12 @@ def information(
 ) -> Latent[jax.Array]:
     """Returns KL(q || p) for each dimension [S] of each part's state, in nats per step: a mean over an episode [T]."""
     _, q, p = _observe(world_model, observation, action, key)
-    each = jax.tree.map(lambda v: v[..., None], (q, p))
-    return Latent(*(q_i.kl(p_i).mean((0, 1)) for q_i, p_i in zip(*each, strict=True)))
+    return Latent(*(q_i.kl_terms(p_i).mean((0, 1)) for q_i, p_i in zip(q, p, strict=True)))
 
 
 def _observe(
     world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array
-) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+) -> tuple[Latent[Factor], Latent[StateDistribution], Latent[StateDistribution]]:
     """Returns s, q and p of every part, [T, 1, ...]: the episode is a batch of one sequence."""
     first = jnp.zeros((len(action), 1), bool)
     noise = world_model.transition.noise(key, first.shape)

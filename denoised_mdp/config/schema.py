@@ -114,6 +114,8 @@ def _misfits_of_model(model: DenoisedModel | TIAModel) -> Iterator[str]:
                 f"model.{name}.belief={part.belief} model.{name}.state={part.state}: "
                 f"both must be 0, which switches {name} off, or both at least 1"
             )
+        if model.states == "categorical" and part.state % model.classes:
+            yield f"model.{name}.state={part.state}: must be a multiple of model.classes={model.classes}"
     others = [name for name in PART_NAMES if name not in TIA_PARTS]
     if isinstance(model, TIAModel) and (not model.y.belief or any(parts[name].belief for name in others)):
         widths = " ".join(f"model.{name}.belief={parts[name].belief}" for name in ("y", *others))

@@ -211,6 +211,8 @@ class WorldModel(Parts):
     kl_prior_weight: NotNegative = 1.0  # weight of a KL's gradient to its prior; 1 is Eq. 4
     kl_posterior_weight: NotNegative = 1.0  # weight of a KL's gradient to its posterior; 1 is Eq. 4
     free_nats_on_prior: bool = True  # a KL below its free nats does not train the prior either
+    states: Literal["gaussian", "categorical"] = "gaussian"  # the distribution of all stochastic states
+    classes: Annotated[int, Field(ge=2)] = 16  # of each categorical variable; the widths of states are multiples of it
     min_stddev: Positive  # of all latent Gaussians
     learning_rate: Positive
     learning_rate_warmup: Count = 0  # updates over which the learning rate rises from 0

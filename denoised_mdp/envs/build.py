@@ -196,7 +196,7 @@ def _robodesk(
         strength, read = noise["button_noise_strength"], rewarded and env["television_hue"]
         world = ButtonNoise(world, stage, strength=strength, rewarded=read, rng=buttons)
     if noise["television"]:
-        kind = {"split": split, "count": noise["clip_frames"], "cache": noise["cache"], **_video_format(env)}
+        kind = {"split": split, "count": noise["clip_frames"], "cache": noise["cache"], **_video_format(env, noise)}
         clips = [video.load(noise["source"], seed=clip_seed, **kind) for clip_seed in (left, right)]
         on_reset = noise["on_reset"]
         world = Television(world, stage, (clips[0], clips[1]), on_reset=on_reset, rewarded=rewarded, rng=television)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from denoised_mdp.model.distributions import Normal
+from denoised_mdp.model.distributions import StateDistribution
 
 
 class Balance(NamedTuple):
@@ -20,7 +20,7 @@ class Balance(NamedTuple):
     posterior: float = 1.0  # of KL(q || sg(p)), which trains the posterior
     floor_prior: bool = True  # whether the prior, too, gets no gradient below the free nats
 
-    def kl(self, q: Normal, p: Normal, free_nats: jax.typing.ArrayLike) -> jax.Array:
+    def kl(self, q: StateDistribution, p: StateDistribution, free_nats: jax.typing.ArrayLike) -> jax.Array:
         """Returns max(free_nats, KL(q || p)) [B] in nats, with separate weights on the gradients towards q and p."""
         stop = jax.lax.stop_gradient
         to_prior, to_posterior = stopped(q).kl(p), q.kl(stopped(p))
@@ -31,6 +31,6 @@ class Balance(NamedTuple):
         return value + self.posterior * (to_posterior - value) + self.prior * (to_prior - stop(to_prior))
 
 
-def stopped(distribution: Normal) -> Normal:
+def stopped(distribution: StateDistribution) -> StateDistribution:
     """Returns the same distribution with its gradients stopped."""
     return jax.tree.map(jax.lax.stop_gradient, distribution)

@@ -1,18 +1,41 @@
-"""Diagonal Gaussians, plain and squashed by a tanh, as pytrees.
+"""Diagonal Gaussians, plain, squashed by a tanh or clipped, and categorical variables, as pytrees.
 
 Shapes: B = any leading axes, S = width of the event, over which log-probabilities and KLs are summed.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import log_ndtr
 
 Array = jax.Array | np.ndarray
 HALF_LOG_2PI = 0.5 * float(np.log(2 * np.pi))
+
+
+class StateDistribution(Protocol):
+    """The distribution of a stochastic state [B, S]: a pytree, whatever its arrays are."""
+
+    @property
+    def mean(self) -> jax.Array:
+        """[B, S], the expected state."""
+        ...
+
+    def at(self, noise: jax.Array) -> jax.Array:
+        """Returns the sample [B, S] for standard normal `noise` [B, S]."""
+        ...
+
+    def kl(self, other: Self) -> jax.Array:
+        """Returns KL(self || other) [B] in nats."""
+        ...
+
+    def kl_terms(self, other: Self) -> jax.Array:
+        """Returns the share [B, S] of each number of the state in that KL."""
+        ...
 
 
 class Normal(NamedTuple):
@@ -32,9 +55,47 @@ class Normal(NamedTuple):
 
     def kl(self, other: Normal) -> jax.Array:
         """Returns KL(self || other) [B] in nats."""
+        return jnp.sum(self.kl_terms(other), axis=-1)
+
+    def kl_terms(self, other: Normal) -> jax.Array:
+        """Returns KL(self || other) of each dimension, [B, S] in nats."""
         ratio = self.stddev / other.stddev
         distance = (self.mean - other.mean) / other.stddev
-        return jnp.sum(0.5 * (ratio**2 + distance**2 - 1) - jnp.log(ratio), axis=-1)
+        return 0.5 * (ratio**2 + distance**2 - 1) - jnp.log(ratio)
+
+
+class Categorical(NamedTuple):
+    """V independent variables of C classes; a state is their one-hot vectors side by side, S = V C (DreamerV2)."""
+
+    log_probs: jax.Array  # [B, V, C]
+
+    @property
+    def mean(self) -> jax.Array:
+        """[B, S], the probabilities."""
+        return self._flat(jnp.exp(self.log_probs))
+
+    def at(self, noise: jax.Array) -> jax.Array:
+        """Returns the sample [B, S] for standard normal `noise` [B, S], by the Gumbel-max trick.
+
+        The noise is mapped to the Gumbel distribution by its own distribution function. Gradients are those of the
+        probabilities (straight-through; DreamerV2, Algorithm 1).
+        """
+        gumbel = -jnp.log(-log_ndtr(noise.reshape(self.log_probs.shape)))
+        one_hot = jax.nn.one_hot(jnp.argmax(self.log_probs + gumbel, axis=-1), self.log_probs.shape[-1])
+        probabilities = jnp.exp(self.log_probs)
+        return self._flat(one_hot + probabilities - jax.lax.stop_gradient(probabilities))
+
+    def kl(self, other: Categorical) -> jax.Array:
+        """Returns KL(self || other) [B] in nats."""
+        return jnp.sum(self.kl_terms(other), axis=-1)
+
+    def kl_terms(self, other: Categorical) -> jax.Array:
+        """Returns the term [B, S] of each class in KL(self || other); one of them may be negative."""
+        return self._flat(jnp.exp(self.log_probs) * (self.log_probs - other.log_probs))
+
+    @staticmethod
+    def _flat(values: jax.Array) -> jax.Array:
+        return values.reshape(*values.shape[:-2], math.prod(values.shape[-2:]))
 
 
 def _log_tanh_slope(u: jax.Array) -> jax.Array:

@@ -28,7 +28,7 @@ class Factor(NamedTuple):
 
 
 class Latent(NamedTuple, Generic[T]):
-    """One value for each of the three parts: a `Factor`, a `Normal`, an array of noise."""
+    """One value for each of the three parts: a `Factor`, a distribution, an array of noise."""
 
     x: T  # controllable and reward-relevant: the signal, the only part that a policy sees
     y: T  # moves on its own

@@ -11,15 +11,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from denoised_mdp.model.convolutions import conv, conv_transpose
-from denoised_mdp.model.distributions import Normal
+from denoised_mdp.model.distributions import Categorical, Normal, StateDistribution
 from denoised_mdp.model.sharding import spread
 
 Initializer = Callable[..., jax.Array]
@@ -182,10 +183,60 @@ class GRU(nnx.Module):
         return (1 - update) * new + update * hidden
 
 
-def gaussian(parameters: jax.Array, min_stddev: float) -> Normal:
-    """[B, 2 S] network outputs -> N(mean, (softplus + min_stddev)^2) over [B, S]."""
-    mean, stddev = jnp.split(parameters, 2, axis=-1)
-    return Normal(mean, jax.nn.softplus(stddev) + min_stddev)
+class States(Protocol):
+    """The kind of all stochastic states: how the outputs of a network become a distribution over [B, S]."""
+
+    def outputs(self, width: int) -> int:
+        """Returns the number of outputs for a state of `width` numbers, S."""
+        ...
+
+    def __call__(self, outputs: jax.Array) -> StateDistribution:
+        """[B, outputs(S)] -> a distribution over [B, S]."""
+        ...
+
+    def split(self, both: Any, width: int) -> tuple[StateDistribution, StateDistribution]:
+        """Divides a distribution over two states, the first of which has `width` numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class GaussianStates:
+    """Diagonal Gaussians, the paper's."""
+
+    min_stddev: float
+
+    def outputs(self, width: int) -> int:
+        return 2 * width
+
+    def __call__(self, outputs: jax.Array) -> Normal:
+        """[B, 2 S] -> N(mean, (softplus + min_stddev)^2)."""
+        mean, stddev = jnp.split(outputs, 2, axis=-1)
+        return Normal(mean, jax.nn.softplus(stddev) + self.min_stddev)
+
+    def split(self, both: Normal, width: int) -> tuple[Normal, Normal]:
+        (first_mean, mean), (first_stddev, stddev) = (jnp.split(v, [width], axis=-1) for v in both)
+        return Normal(first_mean, first_stddev), Normal(mean, stddev)
+
+
+@dataclass(frozen=True)
+class CategoricalStates:
+    """One-hot vectors of `classes` numbers; the probabilities are mixed with even ones (DreamerV3, "unimix")."""
+
+    classes: int  # C; the widths of all states are multiples of it
+    uniform: float = 0.01  # the share of the even probabilities
+
+    def outputs(self, width: int) -> int:
+        return width
+
+    def __call__(self, outputs: jax.Array) -> Categorical:
+        """[B, S] -> S / C variables of C classes."""
+        logits = outputs.reshape(*outputs.shape[:-1], outputs.shape[-1] // self.classes, self.classes)
+        probabilities = (1 - self.uniform) * jax.nn.softmax(logits) + self.uniform / self.classes
+        return Categorical(jnp.log(probabilities))
+
+    def split(self, both: Categorical, width: int) -> tuple[Categorical, Categorical]:
+        first, second = jnp.split(both.log_probs, [width // self.classes], axis=-2)
+        return Categorical(first), Categorical(second)
 
 
 RMS_EPSILON = 1e-6

@@ -25,9 +25,9 @@ from flax import nnx
 
 from denoised_mdp.model import continuation
 from denoised_mdp.model.balance import Balance
-from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal
+from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal, StateDistribution
 from denoised_mdp.model.latent import Factor, Latent, by_name, standard_normals, zeros
-from denoised_mdp.model.nets import MLP, PLAIN, Linear, Style, gaussian
+from denoised_mdp.model.nets import MLP, PLAIN, Linear, States, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch
 from denoised_mdp.model.reconstruction import one_in, pixels
@@ -46,25 +46,25 @@ class Stream(nnx.Module):
         state: int,
         action: int,
         embedding: int,
-        min_stddev: float,
+        states: States,
         rngs: nnx.Rngs,
         style: Style = PLAIN,
     ):
-        self.encoder, self.belief, self.state, self.min_stddev = encoder, belief, state, min_stddev
-        self.prior = Prior(state + action, 1, belief, state, min_stddev, rngs, style=style)
-        self.posterior = Posterior(belief, embedding, belief, 2 * state, rngs, style=style)
+        self.encoder, self.belief, self.state, self.states = encoder, belief, state, states
+        self.prior = Prior(state + action, 1, belief, state, states, rngs, style=style)
+        self.posterior = Posterior(belief, embedding, belief, states.outputs(state), rngs, style=style)
 
     def evidence(self, pictures: jax.Array) -> jax.Array:
         """[B, H, W, 3] -> [B, belief], what pictures add to the first layer of the posterior."""
         return self.posterior.embedding(self.encoder(pictures))
 
-    def predict(self, part: Factor, a: jax.Array) -> tuple[jax.Array, Normal]:
+    def predict(self, part: Factor, a: jax.Array) -> tuple[jax.Array, StateDistribution]:
         """The next belief [B, N], and the prior of the next state given it."""
         return self.prior(part.belief, part.state, a)
 
-    def infer(self, belief: jax.Array, evidence: jax.Array) -> Normal:
+    def infer(self, belief: jax.Array, evidence: jax.Array) -> StateDistribution:
         """The posterior of a state [B, S], given its belief and its picture."""
-        return gaussian(self.posterior(evidence, belief), self.min_stddev)
+        return self.states(self.posterior(evidence, belief))
 
 
 class Task(nnx.Module):
@@ -133,17 +133,17 @@ class Streams(NamedTuple):
         """Draws standard normals [batch, S] for each part."""
         return standard_normals(key, self.state, batch)
 
-    def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, Normal]:
+    def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, StateDistribution]:
         """x' ~ p(.|x, a): the next belief and prior."""
         return self.x.predict(x, a)
 
     def step(
         self, s: Latent[Factor], a: jax.Array, e: tuple[jax.Array, jax.Array], noise: Latent[jax.Array]
-    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+    ) -> tuple[Latent[Factor], Latent[StateDistribution], Latent[StateDistribution]]:
         """Filters one observation: s' ~ q(.|s, a, o). Returns s', and q and p of every part."""
         (hx, px), (hy, py) = self.x.predict(s.x, a), self.y.predict(s.y, a)
         qx, qy = self.x.infer(hx, e[0]), self.y.infer(hy, e[1])
-        absent = Latent(*(Normal(part.state, part.state) for part in s))
+        absent: Latent[StateDistribution] = Latent(*(Normal(part.state, part.state) for part in s))
         following = s._replace(x=Factor(hx, qx.at(noise.x)), y=Factor(hy, qy.at(noise.y)))
         return following, absent._replace(x=qx, y=qy), absent._replace(x=px, y=py)
 
@@ -203,7 +203,7 @@ class TIA(NamedTuple):
 
     def observe(
         self, observation: Array, action: Array, is_first: Array, noise: Latent[jax.Array]
-    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+    ) -> tuple[Latent[Factor], Latent[StateDistribution], Latent[StateDistribution]]:
         """Filters sequences from a zero latent, as `DenoisedMDP.observe`: s, q and p of every part, [T, B, ...]."""
         starts = jnp.asarray(is_first).at[0].set(True)
         streams = self.transition

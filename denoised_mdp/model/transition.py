@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from denoised_mdp.model.distributions import Array, Normal
+from denoised_mdp.model.distributions import Array, StateDistribution
 from denoised_mdp.model.latent import Factor, Latent, standard_normals, zeros
-from denoised_mdp.model.nets import GRU, MLP, PLAIN, Activation, Linear, Style, gaussian
+from denoised_mdp.model.nets import GRU, MLP, PLAIN, Activation, Linear, States, Style
 
 
 class Evidence(NamedTuple):
@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
 
 
 class Prior(nnx.Module):
-    """inputs -> dense layers -> GRU(belief) -> N(mean, stddev): the prior of one part."""
+    """inputs -> dense layers -> GRU(belief) -> distribution of the state: the prior of one part."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Prior(nnx.Module):
         layers: int,
         belief: int,
         state: int,
-        min_stddev: float,
+        states: States,
         rngs: nnx.Rngs,
         *,
         style: Style = PLAIN,
@@ -44,18 +44,18 @@ class Prior(nnx.Module):
         self.embed = MLP(inputs, [belief] * (layers - 1), belief, rngs, style=style)
         self.activation = Activation(style, belief)
         self.gru = GRU(belief, belief, rngs, norm=style.norm)
-        self.head = MLP(belief, [belief], 2 * state, rngs, style=style)
-        self.min_stddev = min_stddev
+        self.head = MLP(belief, [belief], states.outputs(state), rngs, style=style)
+        self.states = states
 
-    def __call__(self, belief: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, Normal]:
+    def __call__(self, belief: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, StateDistribution]:
         """The next belief [B, N], and the prior of the next state given it."""
         hidden = self.activation(self.embed(jnp.concatenate(inputs, axis=-1)))
         belief = self.gru(hidden, belief)
-        return belief, gaussian(self.head(belief), self.min_stddev)
+        return belief, self.states(self.head(belief))
 
 
 class Posterior(nnx.Module):
-    """[latents, embedding] -> linear, activation, linear: Gaussian parameters. `evidence` is the embedding's share."""
+    """[latents, embedding] -> linear, activation, linear: outputs for a state. `evidence` is the embedding's share."""
 
     def __init__(self, latents: int, embedding: int, width: int, outputs: int, rngs: nnx.Rngs, *, style: Style = PLAIN):
         self.activation = Activation(style, width)
@@ -78,19 +78,19 @@ class Transition(nnx.Module):
         state: Latent[int],
         action: int,
         embedding: int,
-        min_stddev: float,
+        states: States,
         z_prior_uses_y: bool,
         rngs: nnx.Rngs,
         style: Style = PLAIN,
     ):
-        self.belief, self.state, self.min_stddev, self.z_prior_uses_y = belief, state, min_stddev, z_prior_uses_y
+        self.belief, self.state, self.states, self.z_prior_uses_y = belief, state, states, z_prior_uses_y
         (hx, hy, hz), (sx, sy, sz) = belief, state
         y_seen_by_z = (hy + sy) if z_prior_uses_y else 0
-        self.x_prior = Prior(sx + action, 1, hx, sx, min_stddev, rngs, style=style)
-        self.y_prior = Prior(sy, 1, hy, sy, min_stddev, rngs, style=style)
-        self.z_prior = Prior(hx + sx + y_seen_by_z + sz + action, 2, hz, sz, min_stddev, rngs, style=style)
-        self.xy_posterior = Posterior(hx + hy + hz + sz, embedding, hx + hy, 2 * (sx + sy), rngs, style=style)
-        self.z_posterior = Posterior(hx + sx + hy + sy + hz, embedding, hz, 2 * sz, rngs, style=style)
+        self.x_prior = Prior(sx + action, 1, hx, sx, states, rngs, style=style)
+        self.y_prior = Prior(sy, 1, hy, sy, states, rngs, style=style)
+        self.z_prior = Prior(hx + sx + y_seen_by_z + sz + action, 2, hz, sz, states, rngs, style=style)
+        self.xy_posterior = Posterior(hx + hy + hz + sz, embedding, hx + hy, states.outputs(sx + sy), rngs, style=style)
+        self.z_posterior = Posterior(hx + sx + hy + sy + hz, embedding, hz, states.outputs(sz), rngs, style=style)
 
     def initial(self, batch: tuple[int, ...]) -> Latent[Factor]:
         """Returns zeros [batch, width], the state before the first observation (as Dreamer)."""
@@ -104,22 +104,22 @@ class Transition(nnx.Module):
         """[B, E] -> the embedding's contribution to the posteriors."""
         return Evidence(self.xy_posterior.embedding(embedding), self.z_posterior.embedding(embedding))
 
-    def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, Normal]:
+    def x_step(self, x: Factor, a: jax.Array) -> tuple[jax.Array, StateDistribution]:
         """x' ~ p(.|x, a): the next belief and prior. With a reward this is the whole MDP that a policy needs."""
         return self.x_prior(x.belief, x.state, a)
 
-    def y_step(self, y: Factor) -> tuple[jax.Array, Normal]:
+    def y_step(self, y: Factor) -> tuple[jax.Array, StateDistribution]:
         """y' ~ p(.|y): neither action nor x."""
         return self.y_prior(y.belief, y.state)
 
-    def z_step(self, z: Factor, x: Factor, y: Factor, a: jax.Array) -> tuple[jax.Array, Normal]:
+    def z_step(self, z: Factor, x: Factor, y: Factor, a: jax.Array) -> tuple[jax.Array, StateDistribution]:
         """z' ~ p(.|z, x', y', a), from the new x and y."""
         seen = (x.features, z.state, a, y.features) if self.z_prior_uses_y else (x.features, z.state, a)
         return self.z_prior(z.belief, *seen)
 
     def step(
         self, s: Latent[Factor], a: jax.Array, e: Evidence, noise: Latent[jax.Array]
-    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+    ) -> tuple[Latent[Factor], Latent[StateDistribution], Latent[StateDistribution]]:
         """Filters one observation: s' ~ q(.|s, a, o). Returns s', and q and p of every part.
 
         s: latent [B], a: action [B, A] that led to the observation, e: its `evidence` [B],
@@ -130,7 +130,7 @@ class Transition(nnx.Module):
         qx, qy = self._xy_posterior(hx, hy, s.z, e)
         x, y = Factor(hx, qx.at(noise.x)), Factor(hy, qy.at(noise.y))
         hz, pz = self.z_step(s.z, x, y, a)
-        qz = gaussian(self.z_posterior(e.z, x.features, y.features, hz), self.min_stddev)
+        qz = self.states(self.z_posterior(e.z, x.features, y.features, hz))
         z = Factor(hz, qz.at(noise.z))
         return Latent(x, y, z), Latent(qx, qy, qz), Latent(px, py, pz)
 
@@ -144,28 +144,28 @@ class Transition(nnx.Module):
 
     def observe(
         self, s: Latent[Factor], actions: Array, e: Evidence, is_first: Array, noise: Latent[jax.Array]
-    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+    ) -> tuple[Latent[Factor], Latent[StateDistribution], Latent[StateDistribution]]:
         """Filters a sequence from the latent s [B] before it: a scan of `step`; everything returned is [T, B, ...].
 
         actions [T, B, A]; e: evidence [T, B]; is_first [T, B]: there the previous latent and the action are zeroed.
         """
         return scan(self.step, s, actions, e, is_first, noise)
 
-    def _xy_posterior(self, hx: jax.Array, hy: jax.Array, z: Factor, e: Evidence) -> tuple[Normal, Normal]:
+    def _xy_posterior(
+        self, hx: jax.Array, hy: jax.Array, z: Factor, e: Evidence
+    ) -> tuple[StateDistribution, StateDistribution]:
         """One network for x and y, which see the same evidence (Sec. 3)."""
-        both = gaussian(self.xy_posterior(e.xy, hx, hy, z.belief, z.state), self.min_stddev)
-        (mx, my), (dx, dy) = (jnp.split(v, [self.state.x], axis=-1) for v in both)
-        return Normal(mx, dx), Normal(my, dy)
+        return self.states.split(self.states(self.xy_posterior(e.xy, hx, hy, z.belief, z.state)), self.state.x)
 
 
 def scan(
-    step: Callable[..., tuple[Latent[Factor], Latent[Normal], Latent[Normal]]],
+    step: Callable[..., tuple[Latent[Factor], Latent[StateDistribution], Latent[StateDistribution]]],
     s: Latent[Factor],
     actions: Array,
     e: Any,
     is_first: Array,
     noise: Latent[jax.Array],
-) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+) -> tuple[Latent[Factor], Latent[StateDistribution], Latent[StateDistribution]]:
     """Filters a sequence by any model's `step`; see `Transition.observe`."""
 
     def body(s, inputs):

@@ -18,7 +18,7 @@ from flax import nnx
 
 from denoised_mdp.model import continuation
 from denoised_mdp.model.balance import Balance
-from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, Normal
+from denoised_mdp.model.distributions import HALF_LOG_2PI, Array, StateDistribution
 from denoised_mdp.model.latent import NOISE_PARTS, Factor, Latent, features
 from denoised_mdp.model.nets import MLP, PLAIN, Style
 from denoised_mdp.model.optimizer import Adam
@@ -97,7 +97,7 @@ class DenoisedMDP(nnx.Module):
 
     def observe(
         self, observation: Array, action: Array, is_first: Array, noise: Latent[jax.Array]
-    ) -> tuple[Latent[Factor], Latent[Normal], Latent[Normal]]:
+    ) -> tuple[Latent[Factor], Latent[StateDistribution], Latent[StateDistribution]]:
         """Filters sequences from a zero latent: [T, B, H, W, 3] uint8, [T, B, A], [T, B], standard normals [T, B, S].
 
         Returns s, q and p of every part, [T, B, ...]. The first row has no past: its previous latent and its

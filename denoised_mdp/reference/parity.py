@@ -23,6 +23,7 @@ from denoised_mdp.agent.actor_critic import DynamicsLearner
 from denoised_mdp.agent.build import policy_learner
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
+from denoised_mdp.model.distributions import Normal
 from denoised_mdp.model.latent import Factor, Latent, by_name
 from denoised_mdp.model.reconstruction import pixels
 from denoised_mdp.model.world_model import DenoisedMDP, Objective, model_loss
@@ -232,6 +233,7 @@ def _learn(
     _, q, p = model.observe(batch.observation, batch.action, batch.is_first, noise)
     outputs = {"embedding": model.encoder(pixels(batch.observation))}
     for part, s_i, q_i, p_i, prior_noise_i in zip(Latent._fields, s, q, p, prior_noise, strict=True):
+        assert isinstance(q_i, Normal) and isinstance(p_i, Normal), "the reference's states are Gaussian"
         if s_i.state.shape[-1]:
             outputs |= {
                 f"{part}/belief": s_i.belief,
