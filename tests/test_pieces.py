@@ -275,25 +275,6 @@ def test_of_two_critics_the_smaller_value_counts_and_each_learns():
     assert np.isfinite(metrics["critic_loss"])
 
 
-def test_the_actor_maximises_the_mean_of_two_critics_and_their_target_is_the_smaller_value():
-    """Lambda-returns are linear in the values, so the loss is the mean of those with either critic alone."""
-    world_model = make_world_model()
-    state = modern(critics=2).init(10, A, nnx.Rngs(1))
-    assert isinstance(state.critic, Twins)
-
-    def loss(critic, **changes):
-        dynamics = modern(entropy=0.0, **changes)
-        value, (_, targets, *_) = jax.jit(dynamics.actor_loss)(state.actor, critic, world_model, STARTS, *NOISES)
-        return value, targets
-
-    mean, targets = loss(state.critic, critics=2, actor_value="mean")
-    smaller, expected = loss(state.critic, critics=2)
-    np.testing.assert_array_equal(targets, expected)
-    alone = [loss(critic)[0] for critic in (state.critic.first, state.critic.second)]
-    np.testing.assert_allclose(mean, np.mean(alone), rtol=1e-5)
-    assert smaller > mean, "minus the returns"
-
-
 def test_replayed_states_are_worth_the_lambda_return_along_their_sequence():
     world_model, dynamics = make_world_model(), modern()
     critic = dynamics.init(10, A, nnx.Rngs(1)).critic

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from denoised_mdp.agent.critic import VALUES, Critic, Twins, TwinValue, value
+from denoised_mdp.agent.critic import VALUES, Critic, Twins, value
 from denoised_mdp.model.chunks import mean_over_parts
 from denoised_mdp.model.distributions import ClippedNormal, TanhNormal
 from denoised_mdp.model.latent import Factor
@@ -123,7 +123,7 @@ class DynamicsLearner:
     """Hyperparameters of the learner, and the two functions that the training step calls: `init` and `update`.
 
     Additions to the paper are off by default: style, actor_kind and output scales of the networks; gradient=reinforce;
-    values=two_hot, critics=2, actor_value=mean; normalize_returns, slow_critic_weight, replay_critic_weight, burn_in.
+    values=two_hot, critics=2; normalize_returns, slow_critic_weight, replay_critic_weight, burn_in.
     """
 
     actor_widths: list[int]
@@ -142,7 +142,6 @@ class DynamicsLearner:
     gradient: Literal["dynamics", "reinforce"] = "dynamics"
     values: Literal["gaussian", "two_hot"] = "gaussian"
     critics: Literal[1, 2] = 1
-    actor_value: TwinValue = "smaller"
     normalize_returns: bool = False
     slow_critic_weight: float = 0.0
     slow_critic_rate: float = 0.02
@@ -225,9 +224,6 @@ class DynamicsLearner:
         gradient=dynamics differentiates the returns through the dynamics of x (Appendix B.1.3); reinforce weights the
         score of each action with its advantage. A `return_range` [] above 1 divides either, so that the entropy keeps
         its relative weight at any scale of rewards (DreamerV3, Eq. 6).
-
-        Of two critics, `actor_value` tells which value the actor maximises. The returned lambda-returns, the targets
-        of the critics, always rest on the smaller one.
         """
         dreamt = dream(actor, world_model, starts, action_noise, state_noise)
         rewards = world_model.x_reward(dreamt.x)  # [H, N]
@@ -237,9 +233,6 @@ class DynamicsLearner:
         alive = jax.lax.stop_gradient(world_model.continuation(starts))  # nothing follows an ended episode
         weights = alive[None] * discount_weights(discounts)
         aim = returns
-        if self.actor_value == "mean":
-            hoped = value(VALUES[self.values], critic, dreamt.x.features, of_twins="mean")
-            aim = lambda_return(rewards, hoped, discounts, self.lambda_)
         if self.gradient == "reinforce":
             first = value(VALUES[self.values], critic, starts.features), world_model.x_reward(starts)
             before, earned = (jnp.concatenate([v[None], w[:-2]]) for v, w in zip(first, (values, rewards), strict=True))

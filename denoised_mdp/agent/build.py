@@ -241,7 +241,6 @@ def policy_learner(policy: Policy) -> PolicyLearner:
         gradient=policy.gradient,
         values=policy.critic,
         critics=policy.critics,
-        actor_value=policy.actor_value,
         normalize_returns=policy.normalize_returns,
         slow_critic_weight=policy.slow_critic_weight,
         slow_critic_rate=policy.slow_critic_rate,

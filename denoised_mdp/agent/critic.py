@@ -50,7 +50,6 @@ class Twins(nnx.Module):
 
 
 Critic = MLP | Twins
-TwinValue = Literal["smaller", "mean"]
 
 
 class Values(Protocol):
@@ -95,12 +94,10 @@ class TwoHotValues:
         return -jnp.sum(two_hot(returns) * jax.nn.log_softmax(outputs), axis=-1)
 
 
-def value(values: Values, critic: Critic, features: jax.Array, *, of_twins: TwinValue = "smaller") -> jax.Array:
-    """[B, D] -> [B], the expected return; of twins the smaller one, or their mean."""
+def value(values: Values, critic: Critic, features: jax.Array) -> jax.Array:
+    """[B, D] -> [B], the expected return; of twins the smaller one."""
     expected = values.mean(critic(features))
-    if not isinstance(critic, Twins):
-        return expected
-    return jnp.min(expected, axis=0) if of_twins == "smaller" else jnp.mean(expected, axis=0)
+    return jnp.min(expected, axis=0) if isinstance(critic, Twins) else expected
 
 
 VALUES: dict[Literal["gaussian", "two_hot"], Values] = {"gaussian": GaussianValues(), "two_hot": TwoHotValues()}

@@ -295,8 +295,7 @@ class DynamicsPolicy(Learner):
     actor: Literal["tanh_normal", "clipped_normal"] = "tanh_normal"  # clipped: its stddev stays within 0.1 to 1
     actor_output_scale: NotNegative = 1.0  # times the initial weights of the last layer
     gradient: Literal["dynamics", "reinforce"] = "dynamics"  # of the returns, to the actor
-    critics: Literal[1, 2] = 1  # two learn apart, and the smaller value is the target of both
-    actor_value: Literal["smaller", "mean"] = "smaller"  # of two critics: the value that the actor maximises
+    critics: Literal[1, 2] = 1  # two learn apart, and the smaller value counts
     normalize_returns: bool = False  # by the range from their 5th to 95th percentile, if it is above 1
     critic: Literal["gaussian", "two_hot"] = "gaussian"  # two_hot: a distribution over bins of symlog(return)
     critic_output_scale: NotNegative = 1.0
