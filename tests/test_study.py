@@ -96,7 +96,7 @@ def saved_at(job: study.Job) -> int:
 
 def test_a_failed_run_does_not_stop_the_others_and_is_resumed(tmp_path, fake_training, capsys):
     todo = some_jobs(tmp_path)
-    runner = study.Runner(todo, at_once=2)
+    runner = study.LocalRunner(todo, at_once=2)
     runner.run()
     assert list(runner.states.values()) == ["finished"] * 4 + ["failed"] * 2
     with pytest.raises(SystemExit) as caught:
@@ -106,7 +106,7 @@ def test_a_failed_run_does_not_stop_the_others_and_is_resumed(tmp_path, fake_tra
     assert "clean-xy-seed3 failed: the disk is full" in told and "2 of 6 runs are unfinished; the same command" in told
 
     times = [saved_at(job) for job in todo[:4]]
-    again = study.Runner(todo, at_once=2)
+    again = study.LocalRunner(todo, at_once=2)
     assert list(again.states.values()) == ["finished"] * 4 + ["waiting"] * 2
     again.run()
     assert set(again.states.values()) == {"finished"}
@@ -115,13 +115,13 @@ def test_a_failed_run_does_not_stop_the_others_and_is_resumed(tmp_path, fake_tra
     assert "all 6 runs are finished" in capsys.readouterr().out
 
     (Path(todo[1].config.run_dir) / "checkpoints" / "000002000" / "state.safetensors").write_bytes(b"damaged")
-    assert study.Runner(todo, at_once=2).states[todo[1].name] == "waiting", "training sets it aside and goes on"
+    assert study.LocalRunner(todo, at_once=2).states[todo[1].name] == "waiting", "training sets it aside and goes on"
 
 
 def test_a_stop_lets_each_run_save(tmp_path, fake_training):
     fake_training[0] = 0.1
     todo = some_jobs(tmp_path)[:4]
-    runner = study.Runner(todo, at_once=2)
+    runner = study.LocalRunner(todo, at_once=2)
     thread = threading.Thread(target=runner.run)
     thread.start()
     while list(runner.states.values()).count("running") < 2 or not all(study.progress(job)[0] for job in todo[:2]):
@@ -155,3 +155,45 @@ def test_the_command_trains_and_then_has_nothing_to_do(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         assert "all 1 runs are finished" in done.stdout
     assert not subprocess.run([*command, "--print"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_runs_are_jobs_of_a_cluster_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(study, "LOOK_EVERY", 0.1)
+    file = tmp_path / "study.yaml"
+    tiny = "size=debug, env=sunlight, env.action_repeat=1, env.episode_frames=15, train.env_steps=60, train.prefill=40"
+    tiny += ", train.every=20, train.batch_length=4, evaluate.every=60, evaluate.episodes=1"
+    file.write_text(
+        f"settings: [{tiny}]"
+        + """
+seeds: [3]
+choices: {model: {x: [model=x], bad: [model=x, 'replay.source=nowhere']}}
+grids: [{model: [x, bad]}]
+"""
+    )
+    todo = study.jobs(study.load(file), tmp_path / "out")
+    runner = study.ClusterRunner(todo, cluster="local", settings={"timeout_min": 5})
+    assert list(runner.states.values()) == ["waiting", "waiting"]
+    runner.run()
+    assert list(runner.states.values()) == ["finished", "failed"]
+    with pytest.raises(SystemExit):
+        study._report(runner)
+    told = capsys.readouterr().out
+    assert "bad-seed3 failed: " in told and "1 of 2 runs are unfinished; jobs in the queue train on" in told
+    assert study.ClusterRunner(todo[:1], cluster="local", settings={}).states == {"x-seed3": "finished"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--cluster", "pbs"], "--cluster pbs: "),
+        (["--cluster", "local", "--job", "partition"], "a setting of the jobs is name=value"),
+        (["--cluster", "local", "--job", "slurm_partion=gpu"], "--cluster local: "),
+        (["--job", "timeout_min=5"], "--job describes the jobs of --cluster"),
+    ],
+)
+def test_a_wrong_cluster_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "study.yaml").write_text(STUDY)
+    monkeypatch.setattr("sys.argv", ["study.py", str(tmp_path / "study.yaml"), "--out", str(tmp_path), *arguments])
+    with pytest.raises(SystemExit) as caught:
+        study.command()
+    assert caught.value.code == 2 and words in capsys.readouterr().err.splitlines()[-1]

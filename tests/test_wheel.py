@@ -25,7 +25,7 @@ def wheels(tmp_path_factory) -> list[Path]:
     """The wheel of a copy of this checkout, and the wheel of its source archive."""
     folder = tmp_path_factory.mktemp("wheel")
     checkout = folder / "checkout"
-    for name in ("denoised_mdp", "configs"):
+    for name in ("denoised_mdp", "configs", "studies"):
         shutil.copytree(ROOT / name, checkout / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
@@ -35,7 +35,7 @@ def wheels(tmp_path_factory) -> list[Path]:
 
 
 def test_a_wheel_holds_the_configurations_and_the_commands(wheels):
-    ours = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")}
+    ours = {str(path.relative_to(ROOT)) for top in ("configs", "studies") for path in (ROOT / top).rglob("*.yaml")}
     ours |= {str(path.relative_to(ROOT / "denoised_mdp")) for path in (ROOT / "denoised_mdp").rglob("*.py")}
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:

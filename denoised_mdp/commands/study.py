@@ -1,7 +1,8 @@
 """Studies: many runs that a YAML file describes, a few at a time, each by the ordinary training command.
 
 A study may be stopped at any time: the same command skips finished runs and resumes the others. Ctrl-C lets the runs
-save; after a kill of the study itself they train on, each to its end.
+save; after a kill of the study itself they train on, each to its end. As jobs of a cluster (submitit) they train on
+after Ctrl-C too.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import yaml
 from pydantic import Field, ValidationError
@@ -30,14 +31,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from denoised_mdp.config.compose import compose
+from denoised_mdp.config.compose import compose, compose_seeds
 from denoised_mdp.config.schema import Config, explain
 from denoised_mdp.config.sections import Settings, Text
 from denoised_mdp.errors import UserError, at_least, did_you_mean, expanded, one_line
 from denoised_mdp.runs import run_dir
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "studies"
+FOLDER = Path(__file__).parent.parent / "studies"
 SHOW_EVERY = 2.0  # seconds between two looks at the runs
+LOOK_EVERY = 1.0  # seconds between two looks at the jobs of a cluster
+TIME_LIMIT = 600  # minutes of a job, unless its settings name another limit; then it is queued again
 PRINT_EVERY = 60.0  # seconds between two lines where there is no terminal
 
 State = Literal["waiting", "running", "finished", "stopped", "failed"]
@@ -123,8 +126,30 @@ def is_finished(job: Job) -> bool:
     return newest is not None and progress(job)[1] and checkpoint.damage(newest) is None
 
 
-class Runner:
+class Runner(Protocol):
+    """Trains the unfinished runs of a study."""
+
+    jobs: Sequence[Job]
+    states: dict[str, State]  # by the run's name
+    after_a_stop: str  # what the user can do about unfinished runs
+
+    def run(self) -> None:
+        """Trains all runs that wait, to their ends or to `stop`."""
+        ...
+
+    def stop(self) -> None:
+        """Makes `run` return soon."""
+        ...
+
+    def output(self, job: Job) -> str:
+        """Returns the output of a run, as far as there is any."""
+        ...
+
+
+class LocalRunner:
     """Works off the runs, `at_once` of them at a time, each process on cores of its own."""
+
+    after_a_stop = "the same command resumes them"
 
     def __init__(self, todo: Sequence[Job], *, at_once: int):
         self.jobs, self.at_once = todo, at_once
@@ -137,7 +162,6 @@ class Runner:
             self._cores.put(available[i::at_once] or available)
 
     def run(self) -> None:
-        """Trains all runs that wait, to their ends or to `stop`."""
         with ThreadPoolExecutor(self.at_once) as pool:
             list(pool.map(self._train, [job for job in self.jobs if self.states[job.name] == "waiting"]))
 
@@ -146,6 +170,9 @@ class Runner:
         self._stop.set()
         for process in list(self._processes.values()):
             process.send_signal(signal.SIGTERM)
+
+    def output(self, job: Job) -> str:
+        return _text(log_of(job))
 
     def _train(self, job: Job) -> None:
         if self._stop.is_set():
@@ -171,6 +198,72 @@ class Runner:
             self._cores.put(cores)
         stopped = code == 0 or self._stop.is_set()
         self.states[job.name] = "finished" if is_finished(job) else "stopped" if stopped else "failed"
+
+
+class TrainingJob:
+    """A run as a job of submitit, which queues it again before a time limit or a pre-emption."""
+
+    def __call__(self, overrides: Sequence[str]) -> None:
+        from denoised_mdp.training.loop import train
+
+        train(*compose_seeds(overrides))
+
+    def checkpoint(self, overrides: Sequence[str]) -> Any:
+        """Returns the job to queue; the run itself has saved (training/signals.py)."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, overrides)
+
+
+class ClusterRunner:
+    """Submits all runs at once as jobs, each in a process of its own, and waits for them."""
+
+    after_a_stop = "jobs in the queue train on; the same command resumes failed ones"
+
+    def __init__(self, todo: Sequence[Job], *, cluster: str, settings: Mapping[str, Any]):
+        """cluster: slurm, or local for this machine; settings: of the jobs, as submitit's AutoExecutor takes them.
+
+        Raises:
+            UserError: submitit is not installed, there is no such cluster here, or it does not know a setting.
+        """
+        self.jobs = todo
+        self.states: dict[str, State] = {job.name: "finished" if is_finished(job) else "waiting" for job in todo}
+        self._submitted: dict[str, Any] = {}
+        self._stop = threading.Event()
+        try:
+            from submitit import AutoExecutor
+
+            self._executor = AutoExecutor(log_of(todo[0]).parent, cluster=cluster)
+            self._executor.update_parameters(**{"timeout_min": TIME_LIMIT} | dict(settings))
+        except ImportError:
+            raise UserError("--cluster needs submitit: pip install submitit") from None
+        except (RuntimeError, NameError, ValueError, TypeError) as error:
+            raise UserError(f"--cluster {cluster}: {one_line(error)}") from error
+
+    def run(self) -> None:
+        for job in self.jobs:
+            if self.states[job.name] == "waiting":
+                self._submitted[job.name] = self._executor.submit(TrainingJob(), job.overrides)
+        waiting = {job.name: job for job in self.jobs if job.name in self._submitted}
+        while waiting and not self._stop.wait(LOOK_EVERY):
+            for name, job in list(waiting.items()):
+                if self._submitted[name].done():
+                    self.states[name] = "finished" if is_finished(job) else "failed"
+                    del waiting[name]
+                elif self._submitted[name].state == "RUNNING":
+                    self.states[name] = "running"
+
+    def stop(self) -> None:
+        """Stops waiting. The jobs stay in their queue."""
+        self._stop.set()
+
+    def output(self, job: Job) -> str:
+        paths = self._submitted[job.name].paths
+        return _text(paths.stdout) + _text(paths.stderr)
+
+
+def _text(file: Path) -> str:
+    return file.read_text(errors="replace") if file.exists() else ""
 
 
 def log_of(job: Job) -> Path:
@@ -226,6 +319,22 @@ def named(text: str) -> Path:
     return FOLDER / f"{text}.yaml"
 
 
+def _job_setting(text: str) -> tuple[str, Any]:
+    """An argparse type: returns name and value of name=value; a number is one."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text}: a setting of the jobs is name=value")
+    return name, yaml.safe_load(value)
+
+
+def _runner(todo: Sequence[Job], options: argparse.Namespace) -> Runner:
+    if options.cluster is not None:
+        return ClusterRunner(todo, cluster=options.cluster, settings=dict(options.job))
+    if options.job:
+        raise UserError("--job describes the jobs of --cluster, which is missing")
+    return LocalRunner(todo, at_once=options.jobs)
+
+
 def _lines(todo: Sequence[Job]) -> Iterator[str]:
     for job in todo:
         yield shlex.join(train_command(job))
@@ -238,6 +347,10 @@ def command() -> None:
     parser.add_argument("settings", nargs="*", help="further settings of every run")
     parser.add_argument("--out", type=expanded, help="the folder of the runs; default: runs/ and the study's name")
     parser.add_argument("--jobs", type=at_least(1), default=len(os.sched_getaffinity(0)), help="runs at a time")
+    parser.add_argument("--cluster", help="submit the runs as jobs, by submitit: slurm, or local for this machine")
+    parser.add_argument(
+        "--job", type=_job_setting, action="append", default=[], help="a setting of the jobs, as in slurm_partition=gpu"
+    )
     parser.add_argument("--print", action="store_true", help="print the commands of unfinished runs")
     options = parser.parse_args()
     out = options.out or Path("runs", options.study.stem)
@@ -250,7 +363,11 @@ def command() -> None:
     if options.print:
         print(*_lines([job for job in todo if not is_finished(job)]), sep="\n")
         return
-    runner, ended = Runner(todo, at_once=options.jobs), threading.Event()
+    try:
+        runner = _runner(todo, options)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+    ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
             signal.signal(number, lambda *_: runner.stop())
@@ -268,13 +385,13 @@ def _report(runner: Runner) -> None:
     """Prints the end of a study; exits with 1 if runs have failed."""
     failed = [name for name, state in runner.states.items() if state == "failed"]
     unfinished = sum(state != "finished" for state in runner.states.values())
-    logs = {job.name: log_of(job) for job in runner.jobs}
-    for name in failed:
-        lines = logs[name].read_text(errors="replace").split("\n") if logs[name].exists() else []
-        print(f"{name} failed: {next((line for line in reversed(lines) if line.strip()), 'no output')}")
+    for job in runner.jobs:
+        if job.name in failed:
+            lines = [line for line in runner.output(job).split("\n") if line.strip()]
+            print(f"{job.name} failed: {lines[-1] if lines else 'no output'}")
     if not unfinished:
         print(f"all {len(runner.jobs)} runs are finished: {Path(runner.jobs[0].config.run_dir).parent}")
     else:
-        print(f"{unfinished} of {len(runner.jobs)} runs are unfinished; the same command resumes them")
+        print(f"{unfinished} of {len(runner.jobs)} runs are unfinished; {runner.after_a_stop}")
     if failed:
         sys.exit(1)
