@@ -1,11 +1,9 @@
-"""Environment variables that would change the results of a run, make it fail, or make it fast. No jax here."""
+"""Environment variables that would change the results of a run, or make it fail. No jax here."""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
-from contextlib import suppress
 
 # Variables of jax that change numbers, types or random streams; only a run's settings may do so. With their defaults.
 _IGNORED = {
@@ -15,9 +13,6 @@ _IGNORED = {
     "JAX_THREEFRY_PARTITIONABLE": ("1", "true", "on", "yes", "t", "y"),
     "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
 }
-# Each update takes about 100 MB from the system and returns them. In pages of 4 kB the system takes 0.4 of the update's
-# time, in pages of 2 MB hardly any (docs/performance.md).
-TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 _log = logging.getLogger(__name__)
 
 
@@ -33,16 +28,3 @@ def suspects(*beginnings: str) -> str:
     """Returns "; the cause may be NAME=value" for variables whose names begin so, or "" if none is set."""
     settings = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(beginnings)]
     return f"; the cause may be {' or '.join(settings)}" if settings else ""
-
-
-def use_huge_pages() -> None:
-    """Starts this process anew with its memory in huge pages, on Linux with glibc.
-
-    That library reads the variable only when a process starts. Nothing happens if it names huge pages already, on or
-    off.
-    """
-    tunables = os.environ.get(TUNABLES, "")
-    if sys.platform == "linux" and HUGE_PAGES not in tunables and sys.executable and sys.orig_argv:
-        os.environ[TUNABLES] = f"{tunables}:{HUGE_PAGES}=1".lstrip(":")
-        with suppress(OSError):  # then it goes on as it is
-            os.execv(sys.executable, sys.orig_argv)

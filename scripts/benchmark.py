@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Callable
 
-from denoised_mdp import variables
 from denoised_mdp.errors import UserError, at_least, output
 
 PARTS = ("update", "convolutions", "env", "replay", "acting", "pipeline")
@@ -78,5 +77,4 @@ def measure(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    variables.use_huge_pages()
     main()

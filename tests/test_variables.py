@@ -31,32 +31,6 @@ def test_what_would_change_a_run_s_numbers_is_dropped_and_said(monkeypatch, capl
     ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc reads the variable")
-@pytest.mark.parametrize(
-    ("tunables", "expected"),
-    [
-        (None, "glibc.malloc.hugetlb=1"),
-        ("glibc.malloc.check=1", "glibc.malloc.check=1:glibc.malloc.hugetlb=1"),
-        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
-    ],
-)
-def test_a_process_starts_anew_for_huge_pages_unless_the_shell_decided(tunables, expected):
-    code = """
-import os
-print("started as", os.getpid(), flush=True)
-from denoised_mdp import variables
-variables.use_huge_pages()
-print("works as", os.getpid(), os.environ["GLIBC_TUNABLES"])
-"""
-    changes = {} if tunables is None else {"GLIBC_TUNABLES": tunables}
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | changes
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    *starts, end = done.stdout.splitlines()
-    process = starts[0].removeprefix("started as ")
-    assert starts == [f"started as {process}"] * (1 if tunables == expected else 2)
-    assert end == f"works as {process} {expected}"
-
-
 def test_a_script_computes_in_32_bits_whatever_the_shell_says():
     code = """
 from denoised_mdp import cli

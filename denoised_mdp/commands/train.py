@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from denoised_mdp import cli, variables
+from denoised_mdp import cli
 from denoised_mdp.config import Config
 from denoised_mdp.errors import UserError
 from denoised_mdp.runs import run_dir, sources
@@ -61,5 +61,4 @@ def main(*configs: Config) -> None:
 
 def command() -> None:
     """The command line."""
-    variables.use_huge_pages()
     cli.train(main, check=check)
