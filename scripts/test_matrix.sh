@@ -44,7 +44,7 @@ on() {
     packages="import importlib.metadata as m; print(*map(m.version, ('jax', 'flax', 'numpy')))"
     read -r -a packages <<<"$("$venv/bin/python" -c "$packages")"
     SECONDS=0
-    PATH="$venv/bin:$PATH" JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@" \
+    PATH="$venv/bin:$PATH" JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" "$venv/bin/python" -m pytest -n 2 --dist worksteal "$@" \
         >>"$log" 2>&1 || status=$?
     # pytest's last line, without the time (the last column has it) and without colours
     row "$version" "${packages[@]}" "$(tail -n 1 "$log" | sed 's/ in [0-9.]*s.*//; s/^=* *//')" "$SECONDS s"

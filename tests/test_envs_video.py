@@ -294,4 +294,5 @@ def test_films_are_fetched_once_and_two_of_three_are_for_training(tmp_path, monk
         fetch_clips.main()
     folder = Path(capsys.readouterr().out.splitlines()[-1])
     assert len(calls) == 1 and [clip.name for clip in directory.find(folder)] == sorted(fetch_clips.CLIPS)
-    assert [len(directory.members(3, split)) for split in ("train", "eval")] == [2, 1]
+    clips = directory.find(folder)
+    assert [len(directory.members(len(clips), split)) for split in ("train", "eval")] == [2, 1]

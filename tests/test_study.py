@@ -178,7 +178,7 @@ grids: [{model: [x, bad]}]
     with pytest.raises(SystemExit):
         study._report(runner)
     told = capsys.readouterr().out
-    assert "bad-seed3 failed: " in told and "1 of 2 runs are unfinished; jobs in the queue train on" in told
+    assert "bad-seed3 failed: " in told and "nowhere" in told and "1 of 2 runs are unfinished; jobs of SLURM" in told
     assert study.ClusterRunner(todo[:1], cluster="local", settings={}).states == {"x-seed3": "finished"}
 
 
@@ -188,6 +188,8 @@ grids: [{model: [x, bad]}]
         (["--cluster", "pbs"], "--cluster pbs: "),
         (["--cluster", "local", "--job", "partition"], "a setting of the jobs is name=value"),
         (["--cluster", "local", "--job", "slurm_partion=gpu"], "--cluster local: "),
+        (["--cluster", "local", "--job", "timeout_min=abc"], "--cluster local: "),
+        (["--cluster", "local", "--jobs", "2"], "--jobs is for this machine"),
         (["--job", "timeout_min=5"], "--job describes the jobs of --cluster"),
     ],
 )

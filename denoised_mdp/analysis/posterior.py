@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from denoised_mdp.model.distributions import StateDistribution
+from denoised_mdp.errors import UserError
+from denoised_mdp.model.distributions import Normal, StateDistribution
 from denoised_mdp.model.latent import Factor, Latent
 from denoised_mdp.model.protocol import WorldModel
 
@@ -38,9 +39,16 @@ def filter_episode(world_model: WorldModel, observation: jax.Array, action: jax.
 def information(
     world_model: WorldModel, observation: jax.Array, action: jax.Array, key: jax.Array
 ) -> Latent[jax.Array]:
-    """Returns KL(q || p) for each dimension [S] of each part's state, in nats per step: a mean over an episode [T]."""
+    """Returns KL(q || p) for each dimension [S] of each part's state, in nats per step: a mean over an episode [T].
+
+    Raises:
+        UserError: the states are categorical; a class has no KL of its own.
+    """
     _, q, p = _observe(world_model, observation, action, key)
-    return Latent(*(q_i.kl_terms(p_i).mean((0, 1)) for q_i, p_i in zip(q, p, strict=True)))
+    if not isinstance(q.x, Normal):
+        raise UserError("a walk through single dimensions needs model.states=gaussian")
+    each = jax.tree.map(lambda v: v[..., None], (q, p))
+    return Latent(*(q_i.kl(p_i).mean((0, 1)) for q_i, p_i in zip(*each, strict=True)))
 
 
 def _observe(

@@ -31,7 +31,7 @@ class Cell(NamedTuple):
     method: str
     seeds: dict[str, int]  # by task; tasks without runs are missing
     env_step: int  # of the evaluations: the last one that all these runs have
-    returned: statistics.Estimate  # the mean over these tasks of the mean over seeds
+    returned: statistics.Estimate | None  # the mean over these tasks of the mean over seeds; None: no step in common
     published: str  # at 1,000,000 env steps: mean and standard deviation; empty: not in the table
 
 
@@ -49,7 +49,7 @@ def cells(configs: Mapping[Path, Config]) -> list[Cell]:
     found = []
     for kinds, world in WORLDS.items():
         here = {folder: config for folder, config in configs.items() if _noise(config) == kinds and _counts(config)}
-        method_of = curves.methods(here, also_same=("env.",))
+        method_of = curves.methods(here, also_same=("env.task",))
         for method in sorted(set(method_of.values()), reverse=True):
             runs = {folder: config for folder, config in here.items() if method_of[folder] == method}
             config = next(iter(runs.values()))
@@ -61,15 +61,15 @@ def cells(configs: Mapping[Path, Config]) -> list[Cell]:
 def _cell(world: str, method: str, runs: Mapping[Path, Config], published: str) -> Cell:
     of_run = {folder: curves.curve(folder) for folder in runs}
     common = set.intersection(*(set(steps.tolist()) for steps, _ in of_run.values()))
-    at = max(common)
+    at = max(common, default=-1)  # -1: the runs were evaluated at different env steps
     scores: dict[str, list[float]] = {}
     for folder, (steps, returns) in of_run.items():
-        scores.setdefault(runs[folder].env.task, []).append(float(returns[steps.tolist().index(at)]))
-    tasks = [np.array(scores[task]) for task in TASKS if task in scores]
-    returned = statistics.estimate(mean_over_tasks, tasks, rng=np.random.default_rng(0))
-    return Cell(
-        world, method, {task: len(scores[task]) for task in TASKS if task in scores}, int(at), returned, published
-    )
+        scores.setdefault(runs[folder].env.task, []).extend(returns[steps == at].tolist())
+    tasks = {task: np.array(scores[task]) for task in TASKS if task in scores}
+    rng = np.random.default_rng(0)
+    returned = statistics.estimate(mean_over_tasks, list(tasks.values()), rng=rng) if common else None
+    seeds = {task: sum(config.env.task == task for config in runs.values()) for task in tasks}
+    return Cell(world, method, seeds, int(at), returned, published)
 
 
 def _noise(config: Config) -> frozenset[str]:

@@ -244,7 +244,9 @@ def _table1(configs: Mapping[Path, Config]) -> list[Block]:
     for cell in cells:
         seeds = ", ".join(f"{task} {count}" for task, count in cell.seeds.items())
         missing = ", ".join(task for task in table1.TASKS if task not in cell.seeds) or "none"
-        ours = f"{_interval(cell.returned._asdict())} at {cell.env_step:,}"
+        ours = "evaluated at different env steps"
+        if cell.returned is not None:
+            ours = f"{_interval(cell.returned._asdict())} at {cell.env_step:,}"
         rows.append([cell.world, cell.method, seeds, missing, ours, cell.published or "not in the table"])
     header = ["world", "method", "runs", "tasks without runs", "this code, at env steps", "the paper, at 1,000,000"]
     published = json.loads(table1.PUBLISHED.read_text())
@@ -285,7 +287,15 @@ def _costs(configs: Mapping[Path, Config]) -> list[Block]:
         memory = max((line.get("speed/memory_mib") or 0.0 for line in lines), default=0.0)
         row = [f"{steps:,}", f"{last.get('train/updates', 0):,}", f"{speed:.0f}", hours, cpu_hours]
         rows.append([folder.name, *row, f"{memory:,.0f}" if memory else ""])
-    header = ["run", "env steps", "updates", "env steps per second", "hours, by that speed", "CPU hours", "memory, MiB"]
+    header = [
+        "run",
+        "env steps",
+        "updates",
+        "env steps per second",
+        "hours, by that speed",
+        "CPU hours of its process",
+        "memory, MiB",
+    ]
     return [Heading(2, "What it cost"), Table(header, rows)]
 
 

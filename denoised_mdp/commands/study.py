@@ -1,8 +1,8 @@
 """Studies: many runs that a YAML file describes, a few at a time, each by the ordinary training command.
 
 A study may be stopped at any time: the same command skips finished runs and resumes the others. Ctrl-C lets the runs
-save; after a kill of the study itself they train on, each to its end. As jobs of a cluster (submitit) they train on
-after Ctrl-C too.
+save; after a kill of the study itself they train on, each to its end. As jobs of SLURM (submitit) they train
+on after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
 import os
 import queue
 import shlex
@@ -31,6 +32,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from denoised_mdp import variables
+from denoised_mdp.commands import train
 from denoised_mdp.config.compose import compose, compose_seeds
 from denoised_mdp.config.schema import Config, explain
 from denoised_mdp.config.sections import Settings, Text
@@ -40,7 +43,8 @@ from denoised_mdp.runs import run_dir
 FOLDER = Path(__file__).parent.parent / "studies"
 SHOW_EVERY = 2.0  # seconds between two looks at the runs
 LOOK_EVERY = 1.0  # seconds between two looks at the jobs of a cluster
-TIME_LIMIT = 600  # minutes of a job, unless its settings name another limit; then it is queued again
+SLURM_QUEUES_AGAIN = {"slurm_max_num_timeout": 1000}  # times; as configs/hydra/launcher/slurm.yaml, and so is the next
+JOB = {"timeout_min": 600, "slurm_signal_delay_s": 300, "slurm_additional_parameters": {"requeue": True}}
 PRINT_EVERY = 60.0  # seconds between two lines where there is no terminal
 
 State = Literal["waiting", "running", "finished", "stopped", "failed"]
@@ -204,9 +208,12 @@ class TrainingJob:
     """A run as a job of submitit, which queues it again before a time limit or a pre-emption."""
 
     def __call__(self, overrides: Sequence[str]) -> None:
-        from denoised_mdp.training.loop import train
-
-        train(*compose_seeds(overrides))
+        logging.basicConfig(format="%(message)s")
+        variables.drop_what_changes_numbers()
+        configs = compose_seeds(overrides)
+        for config in configs:
+            train.check(config)
+        train.main(*configs)
 
     def checkpoint(self, overrides: Sequence[str]) -> Any:
         """Returns the job to queue; the run itself has saved (training/signals.py)."""
@@ -218,13 +225,13 @@ class TrainingJob:
 class ClusterRunner:
     """Submits all runs at once as jobs, each in a process of its own, and waits for them."""
 
-    after_a_stop = "jobs in the queue train on; the same command resumes failed ones"
+    after_a_stop = "jobs of SLURM train on; once its queue is empty, the same command submits the others"
 
     def __init__(self, todo: Sequence[Job], *, cluster: str, settings: Mapping[str, Any]):
         """cluster: slurm, or local for this machine; settings: of the jobs, as submitit's AutoExecutor takes them.
 
         Raises:
-            UserError: submitit is not installed, there is no such cluster here, or it does not know a setting.
+            UserError: submitit is not installed, there is no such cluster here, or a setting is unknown or wrong.
         """
         self.jobs = todo
         self.states: dict[str, State] = {job.name: "finished" if is_finished(job) else "waiting" for job in todo}
@@ -233,17 +240,25 @@ class ClusterRunner:
         try:
             from submitit import AutoExecutor
 
-            self._executor = AutoExecutor(log_of(todo[0]).parent, cluster=cluster)
-            self._executor.update_parameters(**{"timeout_min": TIME_LIMIT} | dict(settings))
+            self._executor = AutoExecutor(log_of(todo[0]).parent, cluster=cluster, **SLURM_QUEUES_AGAIN)
+            self._executor.update_parameters(**JOB | dict(settings))
         except ImportError:
             raise UserError("--cluster needs submitit: pip install submitit") from None
-        except (RuntimeError, NameError, ValueError, TypeError) as error:
+        except (RuntimeError, NameError, ValueError, TypeError, AssertionError, OSError) as error:
             raise UserError(f"--cluster {cluster}: {one_line(error)}") from error
 
     def run(self) -> None:
+        """Submits the runs that wait, and waits for their jobs.
+
+        Raises:
+            UserError: the cluster refuses a job; those before it are submitted.
+        """
         for job in self.jobs:
-            if self.states[job.name] == "waiting":
-                self._submitted[job.name] = self._executor.submit(TrainingJob(), job.overrides)
+            if self.states[job.name] == "waiting" and not self._stop.is_set():
+                try:
+                    self._submitted[job.name] = self._executor.submit(TrainingJob(), job.overrides)
+                except Exception as error:  # submitit's own types
+                    raise UserError(f"{job.name} could not be submitted: {one_line(error)}") from error
         waiting = {job.name: job for job in self.jobs if job.name in self._submitted}
         while waiting and not self._stop.wait(LOOK_EVERY):
             for name, job in list(waiting.items()):
@@ -320,19 +335,21 @@ def named(text: str) -> Path:
 
 
 def _job_setting(text: str) -> tuple[str, Any]:
-    """An argparse type: returns name and value of name=value; a number is one."""
+    """An argparse type: returns name and value of name=value; a whole number is one."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text}: a setting of the jobs is name=value")
-    return name, yaml.safe_load(value)
+    return name, int(value) if value.isdecimal() and not value.startswith("0") else value
 
 
 def _runner(todo: Sequence[Job], options: argparse.Namespace) -> Runner:
+    if options.cluster is not None and options.jobs is not None:
+        raise UserError("--jobs is for this machine: with --cluster all runs are submitted at once")
     if options.cluster is not None:
         return ClusterRunner(todo, cluster=options.cluster, settings=dict(options.job))
     if options.job:
         raise UserError("--job describes the jobs of --cluster, which is missing")
-    return LocalRunner(todo, at_once=options.jobs)
+    return LocalRunner(todo, at_once=options.jobs or len(os.sched_getaffinity(0)))
 
 
 def _lines(todo: Sequence[Job]) -> Iterator[str]:
@@ -346,7 +363,7 @@ def command() -> None:
     parser.add_argument("study", type=named, help="a YAML file, or the name of one in studies/")
     parser.add_argument("settings", nargs="*", help="further settings of every run")
     parser.add_argument("--out", type=expanded, help="the folder of the runs; default: runs/ and the study's name")
-    parser.add_argument("--jobs", type=at_least(1), default=len(os.sched_getaffinity(0)), help="runs at a time")
+    parser.add_argument("--jobs", type=at_least(1), help="runs at a time; default: the number of cores")
     parser.add_argument("--cluster", help="submit the runs as jobs, by submitit: slurm, or local for this machine")
     parser.add_argument(
         "--job", type=_job_setting, action="append", default=[], help="a setting of the jobs, as in slurm_partition=gpu"
@@ -357,7 +374,8 @@ def command() -> None:
     try:
         todo = jobs(load(options.study), out, options.settings)
         for job in todo:
-            run_dir.check(job.config)
+            if not is_finished(job):
+                run_dir.check(job.config)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
     if options.print:
@@ -373,11 +391,16 @@ def command() -> None:
             signal.signal(number, lambda *_: runner.stop())
     shower = threading.Thread(target=_show, args=(runner, ended))
     shower.start()
+    problem = None
     try:
         runner.run()
+    except UserError as error:
+        problem = error
     finally:
         ended.set()
         shower.join()
+    if problem is not None:
+        parser.exit(2, f"error: {problem}\n")
     _report(runner)
 
 

@@ -34,6 +34,8 @@ def refuse_without_effect(config: Config) -> None:
         raise UserError(
             f"render.backend={backend} has no effect on env={name}, which draws its own pictures: leave it out"
         )
+    if noise.video_colour and not noise.video_background:
+        raise UserError("noise.video_colour=true has no effect without noise.video_background=true: leave it out")
     if noise.source not in PROCEDURAL and not (noise.video_background or noise.television):
         raise UserError(
             f"noise.source={noise.source} has no effect without noise.video_background=true (env=dmc) or "

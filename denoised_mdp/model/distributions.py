@@ -33,10 +33,6 @@ class StateDistribution(Protocol):
         """Returns KL(self || other) [B] in nats."""
         ...
 
-    def kl_terms(self, other: Self) -> jax.Array:
-        """Returns the share [B, S] of each number of the state in that KL."""
-        ...
-
 
 class Normal(NamedTuple):
     """N(mean, stddev^2) with a diagonal covariance."""
@@ -55,13 +51,9 @@ class Normal(NamedTuple):
 
     def kl(self, other: Normal) -> jax.Array:
         """Returns KL(self || other) [B] in nats."""
-        return jnp.sum(self.kl_terms(other), axis=-1)
-
-    def kl_terms(self, other: Normal) -> jax.Array:
-        """Returns KL(self || other) of each dimension, [B, S] in nats."""
         ratio = self.stddev / other.stddev
         distance = (self.mean - other.mean) / other.stddev
-        return 0.5 * (ratio**2 + distance**2 - 1) - jnp.log(ratio)
+        return jnp.sum(0.5 * (ratio**2 + distance**2 - 1) - jnp.log(ratio), axis=-1)
 
 
 class Categorical(NamedTuple):
@@ -87,11 +79,7 @@ class Categorical(NamedTuple):
 
     def kl(self, other: Categorical) -> jax.Array:
         """Returns KL(self || other) [B] in nats."""
-        return jnp.sum(self.kl_terms(other), axis=-1)
-
-    def kl_terms(self, other: Categorical) -> jax.Array:
-        """Returns the term [B, S] of each class in KL(self || other); one of them may be negative."""
-        return self._flat(jnp.exp(self.log_probs) * (self.log_probs - other.log_probs))
+        return jnp.sum(jnp.exp(self.log_probs) * (self.log_probs - other.log_probs), axis=(-2, -1))
 
     @staticmethod
     def _flat(values: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ class Speeds:
         self, clock: Callable[[], float] = time.perf_counter, cpu_clock: Callable[[], float] = time.process_time
     ):
         self._clock, self._cpu_clock = clock, cpu_clock
-        self._cpu_seconds = 0.0  # up to the last `metrics`
+        self._cpu_seconds = cpu_clock()  # up to the last `metrics`
         self._seconds = {"acting": 0.0, "learning": 0.0, "waiting": 0.0}
 
     def acting(self) -> AbstractContextManager[None]:
