@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -157,11 +159,32 @@ def test_the_command_trains_and_then_has_nothing_to_do(tmp_path):
     assert not subprocess.run([*command, "--print"], capture_output=True, text=True, check=True).stdout.strip()
 
 
+class FakeExecutor:
+    """Runs each job at once in this process, as submitit does in another one."""
+
+    def __init__(self, folder, cluster, **settings):
+        self.folder, self.cluster = Path(folder), cluster
+        self.settings = settings
+
+    def update_parameters(self, **settings):
+        self.settings |= settings
+
+    def submit(self, function, *arguments):
+        paths = SimpleNamespace(stdout=self.folder / "out", stderr=self.folder / "err")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            function(*arguments)
+        except UserError as error:
+            paths.stderr.write_text(f"UserError: {error}\n")
+        return SimpleNamespace(done=lambda: True, state="COMPLETED", paths=paths)
+
+
 def test_runs_are_jobs_of_a_cluster_too(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(study, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(study, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr("submitit.AutoExecutor", FakeExecutor)
     file = tmp_path / "study.yaml"
     tiny = "size=debug, env=sunlight, env.action_repeat=1, env.episode_frames=15, train.env_steps=60, train.prefill=40"
-    tiny += ", train.every=20, train.batch_length=4, evaluate.every=60, evaluate.episodes=1"
+    tiny += ", train.every=20, train.batch_length=4, evaluate.every=60, evaluate.episodes=1, logger.tensorboard=false"
     file.write_text(
         f"settings: [{tiny}]"
         + """
@@ -171,7 +194,9 @@ grids: [{model: [x, bad]}]
 """
     )
     todo = study.jobs(study.load(file), tmp_path / "out")
-    runner = study.ClusterRunner(todo, cluster="local", settings={"timeout_min": 5})
+    runner = study.ClusterRunner(todo, cluster="slurm", settings={"timeout_min": 5})
+    settings = cast(Any, runner._executor).settings
+    assert settings["timeout_min"] == 5 and settings["slurm_max_num_timeout"] == 1000
     assert list(runner.states.values()) == ["waiting", "waiting"]
     runner.run()
     assert list(runner.states.values()) == ["finished", "failed"]
@@ -179,7 +204,7 @@ grids: [{model: [x, bad]}]
         study._report(runner)
     told = capsys.readouterr().out
     assert "bad-seed3 failed: " in told and "nowhere" in told and "1 of 2 runs are unfinished; jobs of SLURM" in told
-    assert study.ClusterRunner(todo[:1], cluster="local", settings={}).states == {"x-seed3": "finished"}
+    assert study.ClusterRunner(todo[:1], cluster="slurm", settings={}).states == {"x-seed3": "finished"}
 
 
 @pytest.mark.parametrize(
