@@ -5,10 +5,17 @@ import gc
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 # Before jax is imported. Tests run tiny programs once: compiling them well would take longer than running them.
+# Fusion emitters double the time of compiling; jaxlib 0.11 and later have no other way to fuse.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
+)
 
 import jax
 import pytest

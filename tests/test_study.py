@@ -14,6 +14,8 @@ import pytest
 
 from denoised_mdp.commands import study
 from denoised_mdp.errors import UserError
+from denoised_mdp.runs.study import Job, jobs, load, progress
+from denoised_mdp.training import runners
 
 STUDY = """
 settings: [size=debug, train.env_steps=2000]
@@ -49,10 +51,10 @@ for step in range(begun + 20, 2001, 20):
 """
 
 
-def some_jobs(tmp_path: Path) -> list[study.Job]:
+def some_jobs(tmp_path: Path) -> list[Job]:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY)
-    return study.jobs(study.load(file), tmp_path / "out", ["model.alpha=3"])
+    return jobs(load(file), tmp_path / "out", ["model.alpha=3"])
 
 
 def test_a_study_is_the_product_of_its_choices_each_run_once(tmp_path):
@@ -78,7 +80,7 @@ def test_a_study_is_the_product_of_its_choices_each_run_once(tmp_path):
 def test_a_wrong_study_is_one_line(old, new, words, tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY.replace(old, new))
     with pytest.raises(UserError) as caught:
-        study.jobs(study.load(tmp_path / "study.yaml"), tmp_path / "out")
+        jobs(load(tmp_path / "study.yaml"), tmp_path / "out")
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
@@ -88,17 +90,17 @@ def fake_training(tmp_path, monkeypatch):
     (tmp_path / "fake.py").write_text(FAKE)
     seconds = [0.0]
     fake = [sys.executable, str(tmp_path / "fake.py")]
-    monkeypatch.setattr(study, "train_command", lambda job: [*fake, job.config.run_dir, str(seconds[0])])
+    monkeypatch.setattr(runners, "train_command", lambda job: [*fake, job.config.run_dir, str(seconds[0])])
     return seconds
 
 
-def saved_at(job: study.Job) -> int:
+def saved_at(job: Job) -> int:
     return os.stat(Path(job.config.run_dir, "checkpoints")).st_mtime_ns
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_resumed(tmp_path, fake_training, capsys):
     todo = some_jobs(tmp_path)
-    runner = study.LocalRunner(todo, at_once=2)
+    runner = runners.LocalRunner(todo, at_once=2)
     runner.run()
     assert list(runner.states.values()) == ["finished"] * 4 + ["failed"] * 2
     with pytest.raises(SystemExit) as caught:
@@ -108,7 +110,7 @@ def test_a_failed_run_does_not_stop_the_others_and_is_resumed(tmp_path, fake_tra
     assert "clean-xy-seed3 failed: the disk is full" in told and "2 of 6 runs are unfinished; the same command" in told
 
     times = [saved_at(job) for job in todo[:4]]
-    again = study.LocalRunner(todo, at_once=2)
+    again = runners.LocalRunner(todo, at_once=2)
     assert list(again.states.values()) == ["finished"] * 4 + ["waiting"] * 2
     again.run()
     assert set(again.states.values()) == {"finished"}
@@ -117,22 +119,22 @@ def test_a_failed_run_does_not_stop_the_others_and_is_resumed(tmp_path, fake_tra
     assert "all 6 runs are finished" in capsys.readouterr().out
 
     (Path(todo[1].config.run_dir) / "checkpoints" / "000002000" / "state.safetensors").write_bytes(b"damaged")
-    assert study.LocalRunner(todo, at_once=2).states[todo[1].name] == "waiting", "training sets it aside and goes on"
+    assert runners.LocalRunner(todo, at_once=2).states[todo[1].name] == "waiting", "training sets it aside and goes on"
 
 
 def test_a_stop_lets_each_run_save(tmp_path, fake_training):
     fake_training[0] = 0.1
     todo = some_jobs(tmp_path)[:4]
-    runner = study.LocalRunner(todo, at_once=2)
+    runner = runners.LocalRunner(todo, at_once=2)
     thread = threading.Thread(target=runner.run)
     thread.start()
-    while list(runner.states.values()).count("running") < 2 or not all(study.progress(job)[0] for job in todo[:2]):
+    while list(runner.states.values()).count("running") < 2 or not all(progress(job)[0] for job in todo[:2]):
         time.sleep(0.01)
     assert "4 runs" in str(study.table(runner, time.monotonic(), 0).caption)
     runner.stop()
     thread.join(timeout=30)
     assert list(runner.states.values()) == ["stopped", "stopped", "waiting", "waiting"]
-    assert all(0 < study.progress(job)[0] < 2000 for job in todo[:2])
+    assert all(0 < progress(job)[0] < 2000 for job in todo[:2])
 
 
 def test_a_damaged_progress_is_passed_over(tmp_path):
@@ -141,7 +143,7 @@ def test_a_damaged_progress_is_passed_over(tmp_path):
         folder = Path(job.config.run_dir, "checkpoints", f"{step:09d}")
         folder.mkdir(parents=True)
         (folder / "progress.json").write_text(text)
-    assert study.progress(job) == (500, False)
+    assert progress(job) == (500, False)
 
 
 def test_the_command_trains_and_then_has_nothing_to_do(tmp_path):
@@ -180,7 +182,7 @@ class FakeExecutor:
 
 
 def test_runs_are_jobs_of_a_cluster_too(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(study, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(runners, "LOOK_EVERY", 0.01)
     # Importing submitit itself would close the handlers of logging, pytest's too.
     monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=FakeExecutor))
     file = tmp_path / "study.yaml"
@@ -194,8 +196,8 @@ choices: {model: {x: [model=x], bad: [model=x, 'replay.source=nowhere']}}
 grids: [{model: [x, bad]}]
 """
     )
-    todo = study.jobs(study.load(file), tmp_path / "out")
-    runner = study.ClusterRunner(todo, cluster="slurm", settings={"timeout_min": 5})
+    todo = jobs(load(file), tmp_path / "out")
+    runner = runners.ClusterRunner(todo, study.TrainingJob(), cluster="slurm", settings={"timeout_min": 5})
     settings = cast(Any, runner._executor).settings
     assert settings["timeout_min"] == 5 and settings["slurm_max_num_timeout"] == 1000
     assert list(runner.states.values()) == ["waiting", "waiting"]
@@ -205,7 +207,9 @@ grids: [{model: [x, bad]}]
         study._report(runner)
     told = capsys.readouterr().out
     assert "bad-seed3 failed: " in told and "nowhere" in told and "1 of 2 runs are unfinished; jobs of SLURM" in told
-    assert study.ClusterRunner(todo[:1], cluster="slurm", settings={}).states == {"x-seed3": "finished"}
+    assert runners.ClusterRunner(todo[:1], study.TrainingJob(), cluster="slurm", settings={}).states == {
+        "x-seed3": "finished"
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,200 +8,33 @@ on after Ctrl-C.
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import logging
 import os
-import queue
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any
 
-import yaml
-from pydantic import Field, ValidationError
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from denoised_mdp import variables
 from denoised_mdp.commands import train
-from denoised_mdp.config.compose import compose, compose_seeds
-from denoised_mdp.config.schema import Config, explain
-from denoised_mdp.config.sections import Settings, Text
-from denoised_mdp.errors import UserError, at_least, did_you_mean, expanded, one_line
+from denoised_mdp.config.compose import compose_seeds
+from denoised_mdp.errors import UserError, at_least, did_you_mean, expanded
 from denoised_mdp.runs import run_dir
+from denoised_mdp.runs.study import Job, is_finished, jobs, load, progress, train_command
+from denoised_mdp.training.runners import ClusterRunner, LocalRunner, Runner
 
 FOLDER = Path(__file__).parent.parent / "studies"
 SHOW_EVERY = 2.0  # seconds between two looks at the runs
-LOOK_EVERY = 1.0  # seconds between two looks at the jobs of a cluster
-SLURM_QUEUES_AGAIN = {"slurm_max_num_timeout": 1000}  # times; as configs/hydra/launcher/slurm.yaml, and so is the next
-JOB = {"timeout_min": 600, "slurm_signal_delay_s": 300, "slurm_additional_parameters": {"requeue": True}}
 PRINT_EVERY = 60.0  # seconds between two lines where there is no terminal
-
-State = Literal["waiting", "running", "finished", "stopped", "failed"]
-
-
-class Study(Settings):
-    """The description of a study: the product of some choices along each axis of each grid, for every seed."""
-
-    settings: list[Text] = Field([])  # overrides of every run
-    seeds: list[int] = Field(min_length=1)
-    choices: dict[Text, dict[Text, list[Text]]]  # axis -> choice -> its overrides
-    grids: list[dict[Text, list[Text]]] = Field(min_length=1)  # in the order of their work: axis -> choices
-
-
-class Job(NamedTuple):
-    """One run of a study."""
-
-    name: str
-    overrides: list[str]
-    config: Config
-
-
-def load(path: Path) -> Study:
-    """Reads the description of a study.
-
-    Raises:
-        UserError: the file is missing, or is not a study.
-    """
-    try:
-        study = Study.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
-    except ValidationError as error:
-        raise UserError(f"{path}: {explain(error, list(Study.model_fields))}") from None
-    for axis, choice in ((a, c) for grid in study.grids for a, choices in grid.items() for c in choices):
-        known = study.choices.get(axis)
-        if known is None:
-            raise UserError(f"{path}: grids: there is no axis {axis}{did_you_mean(axis, study.choices)}")
-        if choice not in known:
-            raise UserError(f"{path}: grids: {axis} has no choice {choice}{did_you_mean(choice, known)}")
-    return study
-
-
-def jobs(study: Study, out: Path, more: Sequence[str] = ()) -> list[Job]:
-    """Returns the runs of a study in their order, each once, with checked configurations. `more`: further overrides.
-
-    Raises:
-        UserError: the overrides of a run are wrong.
-    """
-    found: dict[str, Job] = {}
-    for grid in study.grids:
-        for chosen, seed in itertools.product(itertools.product(*grid.values()), study.seeds):
-            name = "-".join([*chosen, f"seed{seed}"])
-            parts = [study.choices[axis][choice] for axis, choice in zip(grid, chosen, strict=True)]
-            overrides = [*study.settings, *itertools.chain(*parts), f"seed={seed}", *more, f"run_dir={out / name}"]
-            if name in found and found[name].overrides != overrides:
-                raise UserError(f"{name}: two grids make different runs of this name")
-            if name not in found:
-                try:
-                    found[name] = Job(name, overrides, compose(overrides))
-                except UserError as error:
-                    raise UserError(f"{name}: {error}") from None
-    return list(found.values())
-
-
-def progress(job: Job) -> tuple[int, bool]:
-    """Returns the env step of a run's newest checkpoint, and whether it is finished."""
-    checkpoints = sorted(Path(job.config.run_dir, "checkpoints").glob("[0-9]*"))
-    for path in reversed(checkpoints):
-        try:
-            saved = json.loads((path / "progress.json").read_bytes())
-            return saved["env_step"], saved["finished"] and saved["env_step"] >= job.config.train.env_steps
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # a damaged one: training will set it aside
-    return 0, False
-
-
-def is_finished(job: Job) -> bool:
-    """Checks whether a run is finished, and its newest checkpoint is undamaged."""
-    from denoised_mdp.runs import checkpoint  # imports jax: not for --help
-
-    newest = checkpoint.latest(Path(job.config.run_dir))
-    return newest is not None and progress(job)[1] and checkpoint.damage(newest) is None
-
-
-class Runner(Protocol):
-    """Trains the unfinished runs of a study."""
-
-    jobs: Sequence[Job]
-    states: dict[str, State]  # by the run's name
-    after_a_stop: str  # what the user can do about unfinished runs
-
-    def run(self) -> None:
-        """Trains all runs that wait, to their ends or to `stop`."""
-        ...
-
-    def stop(self) -> None:
-        """Makes `run` return soon."""
-        ...
-
-    def output(self, job: Job) -> str:
-        """Returns the output of a run, as far as there is any."""
-        ...
-
-
-class LocalRunner:
-    """Works off the runs, `at_once` of them at a time, each process on cores of its own."""
-
-    after_a_stop = "the same command resumes them"
-
-    def __init__(self, todo: Sequence[Job], *, at_once: int):
-        self.jobs, self.at_once = todo, at_once
-        self.states: dict[str, State] = {job.name: "finished" if is_finished(job) else "waiting" for job in todo}
-        self._processes: dict[str, subprocess.Popen] = {}
-        self._stop = threading.Event()
-        self._cores: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-        available = sorted(os.sched_getaffinity(0))
-        for i in range(at_once):
-            self._cores.put(available[i::at_once] or available)
-
-    def run(self) -> None:
-        with ThreadPoolExecutor(self.at_once) as pool:
-            list(pool.map(self._train, [job for job in self.jobs if self.states[job.name] == "waiting"]))
-
-    def stop(self) -> None:
-        """Asks all processes to save and end, and starts no other."""
-        self._stop.set()
-        for process in list(self._processes.values()):
-            process.send_signal(signal.SIGTERM)
-
-    def output(self, job: Job) -> str:
-        return _text(log_of(job))
-
-    def _train(self, job: Job) -> None:
-        if self._stop.is_set():
-            return
-        cores = self._cores.get()
-        log = log_of(job)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with log.open("ab") as output:
-                command = train_command(job)
-                process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
-            self._processes[job.name], self.states[job.name] = process, "running"
-            with suppress(OSError):  # it has ended already, or the system does not allow it
-                os.sched_setaffinity(process.pid, cores)
-            if self._stop.is_set():  # it came while the process started
-                process.send_signal(signal.SIGTERM)
-            code = process.wait()
-        except OSError as error:  # a full disk, or no process to be had
-            print(f"{job.name}: {one_line(error)}", file=sys.stderr)
-            code = 1
-        finally:
-            self._processes.pop(job.name, None)
-            self._cores.put(cores)
-        stopped = code == 0 or self._stop.is_set()
-        self.states[job.name] = "finished" if is_finished(job) else "stopped" if stopped else "failed"
 
 
 class TrainingJob:
@@ -220,76 +53,6 @@ class TrainingJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, overrides)
-
-
-class ClusterRunner:
-    """Submits all runs at once as jobs, each in a process of its own, and waits for them."""
-
-    after_a_stop = "jobs of SLURM train on; once its queue is empty, the same command submits the others"
-
-    def __init__(self, todo: Sequence[Job], *, cluster: str, settings: Mapping[str, Any]):
-        """cluster: slurm, or local for this machine; settings: of the jobs, as submitit's AutoExecutor takes them.
-
-        Raises:
-            UserError: submitit is not installed, there is no such cluster here, or a setting is unknown or wrong.
-        """
-        self.jobs = todo
-        self.states: dict[str, State] = {job.name: "finished" if is_finished(job) else "waiting" for job in todo}
-        self._submitted: dict[str, Any] = {}
-        self._stop = threading.Event()
-        try:
-            from submitit import AutoExecutor
-
-            self._executor = AutoExecutor(log_of(todo[0]).parent, cluster=cluster, **SLURM_QUEUES_AGAIN)
-            self._executor.update_parameters(**JOB | dict(settings))
-        except ImportError:
-            raise UserError("--cluster needs submitit: pip install submitit") from None
-        except (RuntimeError, NameError, ValueError, TypeError, AssertionError, OSError) as error:
-            raise UserError(f"--cluster {cluster}: {one_line(error)}") from error
-
-    def run(self) -> None:
-        """Submits the runs that wait, and waits for their jobs.
-
-        Raises:
-            UserError: the cluster refuses a job; those before it are submitted.
-        """
-        for job in self.jobs:
-            if self.states[job.name] == "waiting" and not self._stop.is_set():
-                try:
-                    self._submitted[job.name] = self._executor.submit(TrainingJob(), job.overrides)
-                except Exception as error:  # submitit's own types
-                    raise UserError(f"{job.name} could not be submitted: {one_line(error)}") from error
-        waiting = {job.name: job for job in self.jobs if job.name in self._submitted}
-        while waiting and not self._stop.wait(LOOK_EVERY):
-            for name, job in list(waiting.items()):
-                if self._submitted[name].done():
-                    self.states[name] = "finished" if is_finished(job) else "failed"
-                    del waiting[name]
-                elif self._submitted[name].state == "RUNNING":
-                    self.states[name] = "running"
-
-    def stop(self) -> None:
-        """Stops waiting. The jobs stay in their queue."""
-        self._stop.set()
-
-    def output(self, job: Job) -> str:
-        paths = self._submitted[job.name].paths
-        return _text(paths.stdout) + _text(paths.stderr)
-
-
-def _text(file: Path) -> str:
-    return file.read_text(errors="replace") if file.exists() else ""
-
-
-def log_of(job: Job) -> Path:
-    """Returns the file of a run's output, beside the folder of the study's runs."""
-    folder = Path(job.config.run_dir)
-    return folder.parent.with_name(f"{folder.parent.name}-logs") / f"{folder.name}.log"
-
-
-def train_command(job: Job) -> list[str]:
-    """Returns the command that trains a run, as a user would."""
-    return [sys.executable, "-m", "denoised_mdp", "train", *job.overrides]
 
 
 def table(runner: Runner, begun: float, steps_before: int) -> Table:
@@ -346,7 +109,7 @@ def _runner(todo: Sequence[Job], options: argparse.Namespace) -> Runner:
     if options.cluster is not None and options.jobs is not None:
         raise UserError("--jobs is for this machine: with --cluster all runs are submitted at once")
     if options.cluster is not None:
-        return ClusterRunner(todo, cluster=options.cluster, settings=dict(options.job))
+        return ClusterRunner(todo, TrainingJob(), cluster=options.cluster, settings=dict(options.job))
     if options.job:
         raise UserError("--job describes the jobs of --cluster, which is missing")
     return LocalRunner(todo, at_once=options.jobs or len(os.sched_getaffinity(0)))

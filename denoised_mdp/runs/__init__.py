@@ -1,6 +1,7 @@
 """The files of a run on disk: writing them and reading them.
 
 run_dir        the owner of a run's folder, and its checkpoints; no jax
+study          the runs that a study describes, and how far each has come; no jax
 sources        the user's files that a run depends on, by their content; no jax
 checkpoint     the saved state from which a run resumes
 replay         experience: its contents, and sequences drawn from it; no jax

@@ -12,4 +12,8 @@ Other learners, for settings that are off by default:
 background  updates beside collecting
 vectorized  the agents of several seeds in one program
 devices     several devices, several processes
+
+Above all of them:
+
+runners     the runs of a study, a few at a time or as jobs of a cluster
 """
