@@ -13,6 +13,7 @@ from test_world_model import make as make_world_model
 
 from denoised_mdp.agent import Agent
 from denoised_mdp.agent.actor_critic import Actor, lambda_return
+from denoised_mdp.agent.build import model_learner
 from denoised_mdp.agent.critic import BINS, VALUES, Twins, symexp, symlog, two_hot, value
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
@@ -22,6 +23,8 @@ from denoised_mdp.model.latent import Factor
 from denoised_mdp.model.nets import GRU, MLP, Activation, RMSNorm, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.reconstruction import one_in
+from denoised_mdp.model.reward import NormalizedLearner
+from denoised_mdp.model.world_model import Objective
 from denoised_mdp.training.prefill import LONGEST, PREFILLS
 
 Q = Normal(jnp.array([[0.3, -1.0], [0.1, 0.0]]), jnp.array([[0.5, 0.8], [1.0, 1.1]]))
@@ -93,6 +96,52 @@ def test_a_normalised_reward_weighs_by_what_is_not_explained(scale):
     normalised, _ = loss_of(model, batch, noise, objective._replace(normalize_reward=True))
     factor = 1 / max(batch.reward.var(), 1e-3)
     np.testing.assert_allclose(normalised - fixed, 50 * (factor - 1) * metrics["reward_loss"], rtol=1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighing:
+    """A learner of nothing, which reports the weight of the reward."""
+
+    objective: Objective
+
+    def init(self, world_model):
+        return world_model
+
+    def update(self, world_model, moments, batch, noise):
+        return world_model, moments, noise, {"weight": self.objective.reward_weight}
+
+
+def test_a_running_variance_is_that_of_all_batches_by_their_age():
+    """Batches without a reward, in which a variance of their own would be almost 0, weigh as those with one."""
+    rng, decay, batch = np.random.default_rng(0), 0.8, make_batch()
+    rewards = [(rng.uniform(size=(T, B)) < chance).astype(np.float32) for chance in (0.3, 0.0, 0.0, 0.5)]
+    normalized = NormalizedLearner(Weighing(EQUATION_4._replace(reward_weight=50.0)), decay)
+    moments = normalized.init(None)
+    for n, reward in enumerate(rewards):
+        _, moments, _, metrics = normalized.update(None, moments, batch._replace(reward=reward), None)
+        ages = np.repeat(decay ** np.arange(n, -1, -1), T * B)
+        seen = np.ravel(rewards[: n + 1])
+        mean = np.average(seen, weights=ages)
+        expected = 50 / np.average((seen - mean) ** 2, weights=ages)
+        np.testing.assert_allclose(metrics["weight"], expected, rtol=1e-5)
+
+
+def test_a_running_variance_without_any_reward_is_the_least():
+    normalized = NormalizedLearner(Weighing(EQUATION_4), 0.99)
+    batch = make_batch()._replace(reward=np.zeros((T, B), np.float32))
+    *_, metrics = normalized.update(None, normalized.init(None), batch, None)
+    np.testing.assert_allclose(metrics["weight"], 1e3, rtol=1e-5)  # 1 over the least variance
+
+
+@pytest.mark.parametrize("model", ["xy", "tia"])
+def test_each_model_s_learner_can_be_normalised(model):
+    settings = ["size=debug", f"model={model}", "model.normalize_reward=true"]
+    of_batch, running = (
+        model_learner(compose([*settings, f"model.reward_variance_decay={decay}"]).model) for decay in (0, 0.9)
+    )
+    assert of_batch.objective.normalize_reward
+    assert isinstance(running, NormalizedLearner) and not running.objective.normalize_reward
+    assert running.objective._replace(normalize_reward=True) == of_batch.objective
 
 
 def test_rms_norm_and_activation():

@@ -29,6 +29,7 @@ from denoised_mdp.model.nets import (
 )
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.protocol import Batch, WorldModel
+from denoised_mdp.model.reward import NormalizedLearner
 from denoised_mdp.model.transition import Transition
 from denoised_mdp.model.world_model import DenoisedLearner, DenoisedMDP, Objective
 
@@ -82,6 +83,12 @@ class PolicyLearner(Protocol):
 
 def model_learner(model: Model) -> ModelLearner:
     """Returns the learner of the world model that the configuration names."""
+    running = model.normalize_reward and model.reward_variance_decay > 0
+    learner = _learner(model, normalize_reward=model.normalize_reward and not running)
+    return NormalizedLearner(learner, model.reward_variance_decay) if running else learner
+
+
+def _learner(model: Model, *, normalize_reward: bool) -> ModelLearner:
     optimizer = Adam(
         model.learning_rate,
         epsilon=model.adam_epsilon,
@@ -95,7 +102,7 @@ def model_learner(model: Model) -> ModelLearner:
             balance=balance,
             free_nats=by_name(lambda part: getattr(model, f"free_nats_{part}", 0.0)),
             reward_weight=model.reward_weight,
-            normalize_reward=model.normalize_reward,
+            normalize_reward=normalize_reward,
             lambda_radv=model.lambda_radv,
             lambda_os=model.lambda_os,
             decode_every=model.decode_every,
@@ -109,7 +116,7 @@ def model_learner(model: Model) -> ModelLearner:
         free_nats=by_name(lambda part: getattr(model, f"free_nats_{part}")),
         beta_free_nats_x=model.beta_x if split is None else split,
         reward_weight=model.reward_weight,
-        normalize_reward=model.normalize_reward,
+        normalize_reward=normalize_reward,
         reward_y_penalty=model.reward_y_penalty,
         balance=balance,
         decode_every=model.decode_every,

@@ -38,6 +38,7 @@ Text = Annotated[str, Field(min_length=1), BeforeValidator(_text)]
 Place = Annotated[Text, AfterValidator(os.path.expanduser)]  # a file or folder; ~ is the user's home
 Unit = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
@@ -197,6 +198,7 @@ class WorldModel(Parts):
     free_nats_y: NotNegative
     reward_weight: Positive  # on the reward's -log p; 1 is the paper's
     normalize_reward: bool = False  # divide that weight by the variance of the batch's rewards
+    reward_variance_decay: Decay = 0.0  # of its running average over updates; 0: the variance of the batch alone
     continue_head: bool  # predict terminations; for worlds that end for other reasons than a time limit
     encoder: Literal["conv", "patch"]
     decoder: Literal["conv", "patch"]
