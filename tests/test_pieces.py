@@ -19,7 +19,7 @@ from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.model.balance import Balance
 from denoised_mdp.model.distributions import ClippedNormal, Normal
-from denoised_mdp.model.latent import Factor
+from denoised_mdp.model.latent import Factor, Latent
 from denoised_mdp.model.nets import GRU, MLP, Activation, RMSNorm, Style
 from denoised_mdp.model.optimizer import Adam
 from denoised_mdp.model.reconstruction import one_in
@@ -113,12 +113,12 @@ class Weighing:
 
 def test_a_running_variance_is_that_of_all_batches_by_their_age():
     """Batches without a reward, in which a variance of their own would be almost 0, weigh as those with one."""
-    rng, decay, batch = np.random.default_rng(0), 0.8, make_batch()
+    rng, decay, batch, noise = np.random.default_rng(0), 0.8, make_batch(), Latent(*jnp.zeros((3, T, B, 1)))
     rewards = [(rng.uniform(size=(T, B)) < chance).astype(np.float32) for chance in (0.3, 0.0, 0.0, 0.5)]
     normalized = NormalizedLearner(Weighing(EQUATION_4._replace(reward_weight=50.0)), decay)
     moments = normalized.init(None)
     for n, reward in enumerate(rewards):
-        _, moments, _, metrics = normalized.update(None, moments, batch._replace(reward=reward), None)
+        _, moments, _, metrics = normalized.update(None, moments, batch._replace(reward=reward), noise)
         ages = np.repeat(decay ** np.arange(n, -1, -1), T * B)
         seen = np.ravel(rewards[: n + 1])
         mean = np.average(seen, weights=ages)
@@ -129,7 +129,8 @@ def test_a_running_variance_is_that_of_all_batches_by_their_age():
 def test_a_running_variance_without_any_reward_is_the_least():
     normalized = NormalizedLearner(Weighing(EQUATION_4), 0.99)
     batch = make_batch()._replace(reward=np.zeros((T, B), np.float32))
-    *_, metrics = normalized.update(None, normalized.init(None), batch, None)
+    noise = Latent(*jnp.zeros((3, T, B, 1)))
+    *_, metrics = normalized.update(None, normalized.init(None), batch, noise)
     np.testing.assert_allclose(metrics["weight"], 1e3, rtol=1e-5)  # 1 over the least variance
 
 
