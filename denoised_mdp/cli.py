@@ -29,7 +29,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -75,7 +75,7 @@ def train(main: Callable[..., None], *, check: Callable[[Config], object] = lamb
     """
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, which it otherwise prints in many lines
-    with _one_line_errors(with_traceback):
+    with _one_line_errors(with_traceback), _help_that_is_no_text():
         args = _parse_args(sys.argv[1:])
         overrides = [*args.overrides, *_searchpath(args)]
         jobs = [compose_seeds(job) for job in _jobs(overrides, sweep=args.multirun)]
@@ -114,6 +114,26 @@ def _one_line_errors(with_traceback: bool) -> Iterator[None]:
         sys.exit(error.args[0])
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+@contextmanager
+def _help_that_is_no_text() -> Iterator[None]:
+    """Lets Hydra 1.3 define its options on Python 3.14, which checks help texts; Hydra makes one of them later."""
+    if sys.version_info < (3, 14):
+        yield
+        return
+    container: Any = argparse.ArgumentParser
+    check = container._check_help
+
+    def check_text(parser: Any, action: Any) -> None:
+        if isinstance(action.help, str):
+            check(parser, action)
+
+    container._check_help = check_text
+    try:
+        yield
+    finally:
+        del container._check_help  # it is inherited
 
 
 def _check_jax() -> None:

@@ -41,6 +41,7 @@ def test_the_commands_take_choices_of_another_folder(project):
     assert "runs/python is finished" in run("from_python.py")
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="@hydra.main of Hydra 1.3 does not start on Python 3.14")
 def test_an_application_of_its_own_trains_and_its_run_goes_on_with_the_command(project):
     name = "dot-none-xy-debug-seed0-experiment_short"
     assert f"of this project alone: runs/{name}\n" in run("application.py", "experiment=short")
