@@ -75,7 +75,7 @@ def train(main: Callable[..., None], *, check: Callable[[Config], object] = lamb
     """
     with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, which it otherwise prints in many lines
-    with _one_line_errors(with_traceback), _help_that_is_no_text():
+    with _one_line_errors(with_traceback), help_that_is_no_text():
         args = _parse_args(sys.argv[1:])
         overrides = [*args.overrides, *_searchpath(args)]
         jobs = [compose_seeds(job) for job in _jobs(overrides, sweep=args.multirun)]
@@ -117,7 +117,7 @@ def _one_line_errors(with_traceback: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _help_that_is_no_text() -> Iterator[None]:
+def help_that_is_no_text() -> Iterator[None]:
     """Lets Hydra 1.3 define its options on Python 3.14, which checks help texts; Hydra makes one of them later."""
     if sys.version_info < (3, 14):
         yield

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from denoised_mdp import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "denoised_mdp"
 # By room, how high it stands: it may import what stands lower, and its own files.
@@ -123,7 +125,8 @@ def test_one_private_function_of_hydra_is_used_and_its_version_is_held():
     assert "hydra-core>=1.3.8,<1.4" in (ROOT / "requirements.txt").read_text().splitlines()
     from hydra._internal.utils import get_args_parser
 
-    options = vars(get_args_parser().parse_args(["a=b"]))
+    with cli.help_that_is_no_text():
+        options = vars(get_args_parser().parse_args(["a=b"]))
     assert options["overrides"] == ["a=b"]
     own = {"multirun", "cfg", "info", "config_path", "config_name", "config_dir", "experimental_rerun"}
     assert own <= options.keys(), "cli.py asks for these"

@@ -15,7 +15,6 @@ from denoised_mdp.agent import Agent
 from denoised_mdp.agent.actor_critic import Actor, lambda_return
 from denoised_mdp.agent.build import model_learner
 from denoised_mdp.agent.critic import BINS, VALUES, Twins, symexp, symlog, two_hot, value
-from denoised_mdp.agent.exploration import OCTAVES, pink
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.model.balance import Balance
@@ -369,32 +368,6 @@ def test_categorical_states_learn_and_act(model):
     after = agent.act(state.world_model, state.policy.actor, agent.initial(1), *seen, explore=True)
     x = np.asarray(after.latent.x.state).reshape(2, 4)
     np.testing.assert_allclose(np.sort(x), np.tile([0, 0, 0, 1], (2, 1)), atol=1e-6)
-
-
-def test_pink_noise_is_standard_normal_and_slower_than_white():
-    """Octave i is held for 2^i steps: k steps apart, a share of max(0, 1 - k / 2^i) of it is the same."""
-    steps = jax.numpy.arange(4096)
-    noise = np.asarray(jax.jit(jax.vmap(lambda step: pink(jax.random.key(0), step, (8,))))(steps))
-    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
-    for lag in (1, 2, 4, 8, 16, 32):
-        expected = np.mean([max(0, 1 - lag / 2**i) for i in range(OCTAVES)])
-        np.testing.assert_allclose(np.mean(noise[lag:] * noise[:-lag]), expected, atol=0.05)
-
-
-def test_exploring_follows_the_noise_it_is_given():
-    settings = ["size=debug", "policy.exploration_noise=0", "policy.actor=clipped_normal", "env.action_repeat=4"]
-    agent, white = (Agent(compose([*settings, f"policy.sample_noise={noise}"]), A) for noise in ("pink", "white"))
-    assert white.sample_noise(jax.random.key(0), 9, 2) is None
-    noise = agent.sample_noise(jax.random.key(0), 9, 2)
-    np.testing.assert_allclose(noise, pink(jax.random.key(0), 2, (2, A)), rtol=1e-6)
-    state, seen = agent.create(jax.random.key(0)), (np.zeros((2, 64, 64, 3), np.uint8), np.ones(2, bool))
-    actions = [
-        agent.act(state.world_model, state.policy.actor, agent.initial(2), *seen, key, given, explore=True).action
-        for key, given in ((jax.random.key(1), noise), (jax.random.key(1), 0.5 * noise), (jax.random.key(1), 0 * noise))
-    ]
-    inside = np.all(np.abs(actions) < 1, axis=0)
-    assert np.any(inside)
-    np.testing.assert_allclose((actions[0] + actions[2])[inside], 2 * actions[1][inside], atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["dynamics", "sac"])

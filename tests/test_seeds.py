@@ -13,7 +13,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from denoised_mdp.agent import Agent, TrainState
-from denoised_mdp.agent.exploration import pink
 from denoised_mdp.config import schema
 from denoised_mdp.config.compose import compose, compose_seeds
 from denoised_mdp.errors import UserError
@@ -32,7 +31,7 @@ TINY = [
     *("train.env_steps=60", "train.prefill=40", "train.every=10", "train.updates=1"),
     *("train.batch_length=4", "train.batch_size=2", "replay.memory_mb=1"),
     *("policy.critics=2", "replay.recent_share=0.5", "replay.recent_episodes=1"),
-    *("policy.sample_noise=pink", "model.normalize_reward=true", "model.reward_variance_decay=0.9"),
+    *("model.normalize_reward=true", "model.reward_variance_decay=0.9"),
     *("evaluate.every=60", "checkpoint.every=12", "logger.tensorboard=false"),
 ]
 
@@ -147,16 +146,8 @@ def test_seeds_act_together_as_they_act_alone(programs, agent, request):
         state, memory = make_snapshot(agent, seed)
         for env_step in (7, 8):
             key = jax.random.fold_in(make_keys(seed).collect, env_step)
-            noise = pink(make_keys(seed).collect, env_step // 2, (2, 1))
             memory = agent.act(
-                state.world_model,
-                state.policy.actor,
-                memory,
-                observation[seed],
-                is_first[seed],
-                key,
-                noise,
-                explore=True,
+                state.world_model, state.policy.actor, memory, observation[seed], is_first[seed], key, explore=True
             )
             np.testing.assert_allclose(actions[env_step - 7][seed], memory.action, atol=1e-5)
         assert largest_difference(together.snapshot(seed).memory, memory) < 1e-5

@@ -14,7 +14,6 @@ from flax import nnx
 
 from denoised_mdp.agent.batch import Gathered, gather
 from denoised_mdp.agent.build import model_learner, new_world_model, policy_learner, widths
-from denoised_mdp.agent.exploration import pink
 from denoised_mdp.config import Config
 from denoised_mdp.model import foresight
 from denoised_mdp.model.latent import Factor, Latent, zeros
@@ -51,7 +50,6 @@ class Agent:
         self._compiled_create = jax.jit(self._create, compiler_options=COMPILED_QUICKLY)
         self.train_chunk = jax.jit(self._train_chunk, donate_argnums=0)
         self.act = jax.jit(self._act, static_argnames="explore")
-        self._pink = jax.jit(pink, static_argnames="shape")
 
     def create(self, key: jax.Array) -> TrainState:
         """Returns freshly initialised parameters."""
@@ -115,13 +113,6 @@ class Agent:
         latent = zeros(*widths(self.config.model), (environments,))
         return ActingState(latent, jnp.zeros((environments, self.action_size)))
 
-    def sample_noise(self, key: jax.Array, env_step: int | jax.Array, environments: int) -> jax.Array | None:
-        """Returns the `noise` [N, A] of `act` at a step of collecting; None with `policy.sample_noise=white`."""
-        if self.config.policy.sample_noise == "white":
-            return None
-        agent_step = env_step // (self.config.env.action_repeat * self.config.train.envs)
-        return self._pink(key, agent_step, (environments, self.action_size))
-
     def _act(
         self,
         world_model: WorldModel,
@@ -130,26 +121,22 @@ class Agent:
         observation: jax.Array,
         is_first: jax.Array,
         key: jax.Array,
-        noise: jax.Array | None = None,
         *,
         explore: bool,
     ) -> ActingState:
         """Filters observations [N, H, W, 3] uint8 and acts; the result's `action` [N, A] is in [-1, 1].
 
         While exploring it is a policy sample plus Gaussian noise, clipped; else the likeliest of several samples.
-        noise: standard normals [N, A] for that sample; None: independent ones, from the key.
         """
         latent_key, action_key, noise_key = jax.random.split(key, 3)
         transition, policy = world_model.transition, self.config.policy
         evidence = world_model.evidence(observation)
         memory = jax.tree.map(lambda v: jnp.where(is_first[:, None], 0.0, v), memory)
-        latent_noise = transition.noise(latent_key, is_first.shape)
-        latent, _, _ = transition.step(memory.latent, memory.action, evidence, latent_noise)
+        noise = transition.noise(latent_key, is_first.shape)
+        latent, _, _ = transition.step(memory.latent, memory.action, evidence, noise)
         distribution = actor(latent.x)
         if explore:
-            if noise is None:
-                noise = jax.random.normal(action_key, distribution.mean.shape)
-            action, _ = distribution.sample_and_log_prob(noise)
+            action, _ = distribution.sample_and_log_prob(jax.random.normal(action_key, distribution.mean.shape))
             action = action + policy.exploration_noise * jax.random.normal(noise_key, action.shape)
             action = jnp.clip(action, -1.0, 1.0)
         else:

@@ -280,7 +280,6 @@ class Learner(Settings):
     adam_epsilon: Positive
     discount: Unit
     exploration_noise: NotNegative  # standard deviation added to the action while collecting
-    sample_noise: Literal["white", "pink"] = "white"  # of the policy's samples while collecting, over time
     mode_samples: Size  # the evaluation action is the likeliest of this many samples
 
 

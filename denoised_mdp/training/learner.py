@@ -176,9 +176,8 @@ class SequentialLearner:
         """See `Learner`."""
         for seed, (world_model, actor) in enumerate(self._acting):
             key = jax.random.fold_in(self._collect_keys[seed], env_step)
-            noise = self._agent.sample_noise(self._collect_keys[seed], env_step, len(is_first[seed]))
             self._memories[seed] = self._agent.act(
-                world_model, actor, self._memories[seed], observation[seed], is_first[seed], key, noise, explore=True
+                world_model, actor, self._memories[seed], observation[seed], is_first[seed], key, explore=True
             )
         return np.stack([memory.action for memory in self._memories])
 

@@ -47,10 +47,9 @@ class VectorizedAgent:
 
     def _act(self, world_models, actors, memories, observation, is_first, keys, env_step):
         """Explores, with keys [S] that `env_step` [] is folded into; the memories hold the actions [S, N, A]."""
-        noise = jax.vmap(lambda key: self.agent.sample_noise(key, env_step, is_first.shape[1]))(keys)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, env_step)
         act = jax.vmap(functools.partial(self.agent.act, explore=True))
-        return act(world_models, actors, memories, observation, is_first, keys, noise)
+        return act(world_models, actors, memories, observation, is_first, keys)
 
 
 def vectorized_agent(agent: Agent, seeds: int, devices: Devices) -> VectorizedAgent | None:
