@@ -135,12 +135,10 @@ def test_acting_starts_anew_with_an_episode(agent):
     state, observation = agent.create(jax.random.key(0)), make_batches(1).observation[0, 0]
     arguments = (observation, np.ones(2, bool), jax.random.key(0))
     used = jax.tree.map(lambda v: v + 1, agent.initial(2))
-    fresh = agent.act(state.world_model, state.policy.actor, agent.initial(2), *arguments, explore=True)
-    anew = agent.act(state.world_model, state.policy.actor, used, *arguments, explore=True)
+    fresh = agent.act(agent.acting(state), agent.initial(2), *arguments, explore=True)
+    anew = agent.act(agent.acting(state), used, *arguments, explore=True)
     jax.tree.map(np.testing.assert_array_equal, fresh, anew)
-    going_on = agent.act(
-        state.world_model, state.policy.actor, used, observation, np.zeros(2, bool), jax.random.key(0), explore=True
-    )
+    going_on = agent.act(agent.acting(state), used, observation, np.zeros(2, bool), jax.random.key(0), explore=True)
     assert not np.array_equal(going_on.latent.x.belief, fresh.latent.x.belief)
 
 
@@ -149,8 +147,7 @@ def test_actions_are_in_range_and_only_exploring_ones_are_noisy(agent):
     actions = {}
     for explore in (True, False):
         memory = agent.act(
-            state.world_model,
-            state.policy.actor,
+            agent.acting(state),
             agent.initial(2),
             observation,
             np.ones(2, bool),

@@ -136,7 +136,7 @@ def test_the_policy_that_collects_lacks_so_many_blocks(staleness, start, monkeyp
 
     def weights() -> np.ndarray:
         (acting,) = getattr(run.learner, "_learner", run.learner)._acting  # within the one in the background
-        return np.asarray(jax.tree.leaves(acting.actor)[0])
+        return np.asarray(acting[-1])
 
     def watch_start() -> None:
         start()

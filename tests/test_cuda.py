@@ -23,9 +23,7 @@ def test_programs_are_lowered_for_cuda(settings, monkeypatch):
     batches, memory = make_batches(2, length=8), jax.eval_shape(lambda: agent.initial(1))
     learning = export.export(agent.train_chunk, platforms=["cuda"])(state, batches, key)
     now = (np.zeros((1, 64, 64, 3), np.uint8), np.ones(1, bool))
-    acting = export.export(agent.act, platforms=["cuda"])(
-        state.world_model, state.policy.actor, memory, *now, key, explore=True
-    )
+    acting = export.export(agent.act, platforms=["cuda"])(agent.acting(state), memory, *now, key, explore=True)
     convolves = agent.config.model.encoder == "conv"
     for program in (learning, acting):
         assert program.platforms == ("cuda",)

@@ -365,7 +365,7 @@ def test_categorical_states_learn_and_act(model):
         losses.append(float(metrics["model/observation_mse"]))
     assert losses[-1] < losses[0]
     seen = batch.observation[0, :1], np.ones(1, bool), jax.random.key(2)
-    after = agent.act(state.world_model, state.policy.actor, agent.initial(1), *seen, explore=True)
+    after = agent.act(agent.acting(state), agent.initial(1), *seen, explore=True)
     x = np.asarray(after.latent.x.state).reshape(2, 4)
     np.testing.assert_allclose(np.sort(x), np.tile([0, 0, 0, 1], (2, 1)), atol=1e-6)
 

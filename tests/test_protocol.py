@@ -143,9 +143,8 @@ def act(agent: Agent, state: TrainState, stddev: float, key: int, *, explore: bo
     last.bias[...] = jnp.concatenate([jnp.zeros(A), jnp.full(A, raw)])
     observation = np.zeros((N, 64, 64, 3), np.uint8)
     first = np.ones(N, bool)
-    return agent.act(
-        state.world_model, actor, agent.initial(N), observation, first, jax.random.key(key), explore=explore
-    )
+    acting = agent.acting(state._replace(policy=state.policy._replace(actor=actor)))
+    return agent.act(acting, agent.initial(N), observation, first, jax.random.key(key), explore=explore)
 
 
 def test_exploring_adds_noise_of_stddev_0_3(agent, state):
@@ -175,12 +174,15 @@ class Still:
 
     action_size = 6
 
+    def acting(self, state: None) -> list[jax.Array]:
+        return []
+
     def initial(self, environments: int) -> None:
         return None
 
     def act(self, *arguments: Any, explore: bool) -> SimpleNamespace:
         assert not explore
-        return SimpleNamespace(action=np.zeros((len(arguments[3]), self.action_size), np.float32))
+        return SimpleNamespace(action=np.zeros((len(arguments[2]), self.action_size), np.float32))
 
 
 def test_every_evaluation_meets_the_same_starts_and_videos_and_no_two_episodes_share_theirs():
@@ -188,9 +190,9 @@ def test_every_evaluation_meets_the_same_starts_and_videos_and_no_two_episodes_s
     config = compose(["size=debug", "noise=video_background", "render.backend=ray", "evaluate.episodes=3", *short])
     envs = evaluation_envs(config)
     still: Any = Still()
-    state: Any = SimpleNamespace(world_model=None, policy=SimpleNamespace(actor=None))
+    nothing: Any = None
     first, again = (
-        [episode.observation for episode in rollout(still, state, envs, jax.random.key(k), seed=1841, record=3)]
+        [episode.observation for episode in rollout(still, nothing, envs, jax.random.key(k), seed=1841, record=3)]
         for k in (0, 1)
     )
     for env in envs:

@@ -146,9 +146,7 @@ def test_seeds_act_together_as_they_act_alone(programs, agent, request):
         state, memory = make_snapshot(agent, seed)
         for env_step in (7, 8):
             key = jax.random.fold_in(make_keys(seed).collect, env_step)
-            memory = agent.act(
-                state.world_model, state.policy.actor, memory, observation[seed], is_first[seed], key, explore=True
-            )
+            memory = agent.act(agent.acting(state), memory, observation[seed], is_first[seed], key, explore=True)
             np.testing.assert_allclose(actions[env_step - 7][seed], memory.action, atol=1e-5)
         assert largest_difference(together.snapshot(seed).memory, memory) < 1e-5
 

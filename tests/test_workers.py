@@ -161,16 +161,17 @@ def test_an_evaluation_is_the_same_in_workers():
     """An agent that does nothing; the episodes end at different times."""
     still: Any = SimpleNamespace(
         action_size=1,
+        acting=lambda state: [],
         initial=lambda environments: None,
-        act=lambda *given, explore: SimpleNamespace(action=np.zeros((len(given[3]), 1), np.float32)),
+        act=lambda *given, explore: SimpleNamespace(action=np.zeros((len(given[2]), 1), np.float32)),
     )
-    state: Any = SimpleNamespace(world_model=None, policy=SimpleNamespace(actor=None))
+    nothing: Any = None
     found = []
     for workers in (0, 2):
         overrides = ["size=debug", "env=custom", "env.constructor=worker_world:make", "evaluate.episodes=3"]
         envs = evaluation_envs(compose([*overrides, f"evaluate.workers={workers}"]))
         assert len({process.pid for process in processes(envs)}) == workers
-        found.append(rollout(still, state, envs, jax.random.key(0), seed=5, record=3))
+        found.append(rollout(still, nothing, envs, jax.random.key(0), seed=5, record=3))
         for env in envs:
             env.close()
     assert len({len(episode.reward) for episode in found[0]}) > 1

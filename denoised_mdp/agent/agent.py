@@ -5,6 +5,7 @@ Shapes: K = updates in a chunk, T = time, B = batch, H W = image, A = action.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from denoised_mdp.config import Config
 from denoised_mdp.model import foresight
 from denoised_mdp.model.latent import Factor, Latent, zeros
 from denoised_mdp.model.nets import set_precision
-from denoised_mdp.model.protocol import Batch, WorldModel
+from denoised_mdp.model.protocol import Batch
 
 # For a program that runs once: optimising it takes longer than running it.
 COMPILED_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -40,6 +41,9 @@ class ActingState(NamedTuple):
     action: jax.Array  # [N, A], the last one
 
 
+Parameters = list[jax.Array]  # of the world model and the actor
+
+
 class Agent:
     """The functions of one configuration. Holds numbers and optimisers, never parameters."""
 
@@ -58,6 +62,15 @@ class Agent:
     def shapes(self) -> TrainState:
         """Returns the result of `create` with shapes and types in place of the arrays."""
         return jax.eval_shape(self._create, jax.random.key(0))
+
+    def acting(self, state: TrainState) -> Parameters:
+        """Returns the parameters that `act` takes: plain arrays, as modules take longer to pass than to compute."""
+        return jax.tree.leaves((state.world_model, state.policy.actor))
+
+    @functools.cached_property
+    def _acting_structure(self) -> Any:
+        shapes = self.shapes()
+        return jax.tree.structure((shapes.world_model, shapes.policy.actor))
 
     def _create(self, key: jax.Array) -> TrainState:
         rngs = nnx.Rngs(key)
@@ -115,8 +128,7 @@ class Agent:
 
     def _act(
         self,
-        world_model: WorldModel,
-        actor: Any,
+        parameters: Parameters,
         memory: ActingState,
         observation: jax.Array,
         is_first: jax.Array,
@@ -128,6 +140,7 @@ class Agent:
 
         While exploring it is a policy sample plus Gaussian noise, clipped; else the likeliest of several samples.
         """
+        world_model, actor = jax.tree.unflatten(self._acting_structure, parameters)
         latent_key, action_key, noise_key = jax.random.split(key, 3)
         transition, policy = world_model.transition, self.config.policy
         evidence = world_model.evidence(observation)

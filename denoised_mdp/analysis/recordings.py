@@ -72,6 +72,7 @@ RANDOM: dict[str, Callable[[int], Policy]] = {"uniform": uniform, "bang_bang": b
 
 def trained(agent: Agent, state: TrainState) -> Policy:
     """Returns a trained policy with exploration, for more varied states (Sec. B.3 perturbs its actions too)."""
+    parameters = agent.acting(state)
 
     def begin(rng: np.random.Generator) -> Act:
         memory = agent.initial(1)
@@ -81,8 +82,7 @@ def trained(agent: Agent, state: TrainState) -> Policy:
             nonlocal memory, key
             key, now = jax.random.split(key)
             memory = agent.act(
-                state.world_model,
-                state.policy.actor,
+                parameters,
                 memory,
                 step.observation[None],
                 np.array([step.is_first]),

@@ -109,7 +109,7 @@ def rollout(
     for i, env in enumerate(envs):
         env.seed(seed + i)
     steps = reset_all(envs, range(len(envs)))
-    memory = agent.initial(len(envs))
+    parameters, memory = agent.acting(state), agent.initial(len(envs))
     rows: list[list[tuple]] = [
         [(step.observation, np.zeros(agent.action_size, np.float32), 0.0)] for step in steps.values()
     ]
@@ -118,15 +118,7 @@ def rollout(
     while running.any():
         observation = np.stack([step.observation for step in steps.values()])
         is_first = np.array([step.is_first for step in steps.values()])
-        memory = agent.act(
-            state.world_model,
-            state.policy.actor,
-            memory,
-            observation,
-            is_first,
-            jax.random.fold_in(key, t),
-            explore=False,
-        )
+        memory = agent.act(parameters, memory, observation, is_first, jax.random.fold_in(key, t), explore=False)
         t += 1
         actions = np.asarray(memory.action)
         for i, step in step_all(envs, {i: actions[i] for i in np.flatnonzero(running).tolist()}).items():

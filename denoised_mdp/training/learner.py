@@ -46,13 +46,6 @@ class Seed(NamedTuple):
     sample: Callable[[Replay, int], Batch | Gathered]  # draws the batches [K, T, B] of K updates from a replay
 
 
-class ActingParameters(NamedTuple):
-    """The parameters that an agent acts with."""
-
-    world_model: Any
-    actor: Any
-
-
 class Learner(Protocol):
     """Agents, by the number of their seed: how they learn, and how they act meanwhile."""
 
@@ -174,17 +167,16 @@ class SequentialLearner:
 
     def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
         """See `Learner`."""
-        for seed, (world_model, actor) in enumerate(self._acting):
+        for seed, parameters in enumerate(self._acting):
             key = jax.random.fold_in(self._collect_keys[seed], env_step)
             self._memories[seed] = self._agent.act(
-                world_model, actor, self._memories[seed], observation[seed], is_first[seed], key, explore=True
+                parameters, self._memories[seed], observation[seed], is_first[seed], key, explore=True
             )
         return np.stack([memory.action for memory in self._memories])
 
     def publish_parameters(self) -> None:
         """See `Learner`."""
-        states = [self._state(seed) for seed in range(len(self._states))]
-        self._acting = self._to_actor([ActingParameters(s.world_model, s.policy.actor) for s in states])
+        self._acting = self._to_actor([self._agent.acting(self._state(seed)) for seed in range(len(self._states))])
 
     def snapshot(self, seed: int) -> AgentSnapshot:
         """See `Learner`."""

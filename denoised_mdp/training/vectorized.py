@@ -18,7 +18,6 @@ from denoised_mdp.agent.batch import Gathered, Rows, gather
 from denoised_mdp.runs.replay import Batch, Replay
 from denoised_mdp.training.devices import Devices
 from denoised_mdp.training.learner import (
-    ActingParameters,
     AgentSnapshot,
     Made,
     Metrics,
@@ -45,11 +44,11 @@ class VectorizedAgent:
         states, metrics = jax.vmap(self.agent.train_chunk)(states, batches, keys)
         return states, [jax.tree.map(lambda v, seed=seed: v[seed], metrics) for seed in range(self._seeds)]
 
-    def _act(self, world_models, actors, memories, observation, is_first, keys, env_step):
+    def _act(self, parameters, memories, observation, is_first, keys, env_step):
         """Explores, with keys [S] that `env_step` [] is folded into; the memories hold the actions [S, N, A]."""
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, env_step)
         act = jax.vmap(functools.partial(self.agent.act, explore=True))
-        return act(world_models, actors, memories, observation, is_first, keys)
+        return act(parameters, memories, observation, is_first, keys)
 
 
 def vectorized_agent(agent: Agent, seeds: int, devices: Devices) -> VectorizedAgent | None:
@@ -99,13 +98,12 @@ class VectorizedLearner:
     def act(self, observation: np.ndarray, is_first: np.ndarray, env_step: int) -> np.ndarray:
         """See `Learner`."""
         seen = (observation, is_first, self._collect_keys, env_step)
-        self._memories = self._agents.act(*self._acting, self._memories, *seen)
+        self._memories = self._agents.act(self._acting, self._memories, *seen)
         return np.asarray(self._memories.action)
 
     def publish_parameters(self) -> None:
         """See `Learner`."""
-        parameters = ActingParameters(self._states.world_model, self._states.policy.actor)
-        self._acting = self._to_actor(self._devices.gather(parameters))
+        self._acting = self._to_actor(self._devices.gather(self._agents.agent.acting(self._states)))
 
     def snapshot(self, seed: int) -> AgentSnapshot:
         """See `Learner`."""

@@ -17,7 +17,7 @@ CALLS = 20  # in one measurement
 def measure(config: Config, *, action_size: int, repeats: int) -> list[Row]:
     """Measures agent steps per second of all environments together, with exploration."""
     agent, key, size = Agent(config, action_size), jax.random.key(0), config.env.image_size
-    state = agent.create(key)
+    parameters = agent.acting(agent.create(key))
     rows = []
     for count in ENVIRONMENTS:
         observation = np.zeros((count, size, size, 3), np.uint8)
@@ -26,9 +26,7 @@ def measure(config: Config, *, action_size: int, repeats: int) -> list[Row]:
         def act(count=count, observation=observation, is_first=is_first):
             memory = agent.initial(count)
             for _ in range(CALLS):
-                memory = agent.act(
-                    state.world_model, state.policy.actor, memory, observation, is_first, key, explore=True
-                )
+                memory = agent.act(parameters, memory, observation, is_first, key, explore=True)
                 np.asarray(memory.action)
 
         act()
