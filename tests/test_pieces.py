@@ -1,6 +1,7 @@
 """What today's learners have and the paper does not: each piece against its formula in numpy, and off by default."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from denoised_mdp.agent import Agent
 from denoised_mdp.agent.actor_critic import Actor, lambda_return
 from denoised_mdp.agent.build import model_learner
 from denoised_mdp.agent.critic import BINS, VALUES, Twins, symexp, symlog, two_hot, value
+from denoised_mdp.agent.shift import shifted
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
 from denoised_mdp.model.balance import Balance
@@ -382,6 +384,36 @@ def test_a_policy_waits_for_the_model(policy):
     same = lambda a, b: all(map(np.array_equal, *map(jax.tree.leaves, (a, b))))  # noqa: E731
     assert same(first.policy, state.policy) and not same(first.world_model, state.world_model)
     assert not same(second.policy, first.policy)
+
+
+def test_a_sequence_is_shifted_as_a_whole_within_its_repeated_border():
+    pixels, sequences = 2, 200
+    pictures = np.random.default_rng(0).integers(0, 256, (3, sequences, 6, 6, 3), dtype=np.uint8)
+    moved = np.asarray(shifted(pictures, pixels, jax.random.key(0)))
+    padded = np.pad(pictures, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels), (0, 0)), mode="edge")
+    corners = list(itertools.product(range(2 * pixels + 1), repeat=2))
+    cuts = np.stack([padded[:, :, down : down + 6, right : right + 6] for down, right in corners])
+    equal = np.all(cuts == moved, axis=(1, 3, 4, 5))  # [corner, sequence], in every picture of the sequence
+    assert np.all(equal.sum(0) == 1)
+    counts = equal.sum(1)  # 8 of each corner on average
+    assert counts.min() > 0 and counts.max() < 25
+
+
+@pytest.mark.parametrize("pixels", [0, 2])
+def test_each_update_sees_pictures_shifted_anew(pixels, monkeypatch):
+    agent, key = Agent(compose(["size=debug", f"train.random_shift={pixels}"]), 1), jax.random.key(0)
+    batch = make_batch()
+    batches = jax.tree.map(lambda v: np.stack([v, v]), batch)
+    seen = []
+    monkeypatch.setattr(agent, "train_step", lambda state, batch, key: (seen.append(batch.observation) or state, {}))
+    state = agent.create(key)
+    with jax.disable_jit():
+        for update in (0, 1):
+            agent._train_chunk(state._replace(updates=jnp.array(update)), jax.tree.map(lambda v: v[:1], batches), key)
+    for update, found in enumerate(seen):
+        expected = shifted(batch.observation, pixels, jax.random.fold_in(jax.random.fold_in(key, update), 2))
+        np.testing.assert_array_equal(found, expected if pixels else batch.observation)
+    assert np.array_equal(*seen) == (pixels == 0)
 
 
 def test_a_varied_force_is_held_for_two_to_sixteen_steps():

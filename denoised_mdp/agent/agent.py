@@ -15,6 +15,7 @@ from flax import nnx
 
 from denoised_mdp.agent.batch import Gathered, gather
 from denoised_mdp.agent.build import model_learner, new_world_model, policy_learner, widths
+from denoised_mdp.agent.shift import shifted
 from denoised_mdp.config import Config
 from denoised_mdp.model import foresight
 from denoised_mdp.model.latent import Factor, Latent, zeros
@@ -116,7 +117,11 @@ class Agent:
 
         def body(state, part):
             batch = gather(batches.rows, part) if isinstance(batches, Gathered) else part
-            return self.train_step(state, batch, jax.random.fold_in(key, state.updates))
+            step_key = jax.random.fold_in(key, state.updates)
+            if pixels := self.config.train.random_shift:
+                moved = shifted(batch.observation, pixels, jax.random.fold_in(step_key, 2))  # train_step has 0 and 1
+                batch = batch._replace(observation=moved)
+            return self.train_step(state, batch, step_key)
 
         state, metrics = jax.lax.scan(body, state, batches.places if isinstance(batches, Gathered) else batches)
         return state, jax.tree.map(jnp.mean, metrics)
