@@ -16,6 +16,10 @@ SETTINGS = {
     "train.every": 60,
     "train.updates": 2,
     "train.batch_length": 4,
+    "train.random_shift": 2,
+    "policy.critics": 2,
+    "model.normalize_reward": "true",
+    "model.reward_variance_decay": 0.9,
     "logger.tensorboard": "false",
     "logger.progress": "false",
 }

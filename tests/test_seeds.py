@@ -31,7 +31,7 @@ TINY = [
     *("train.env_steps=60", "train.prefill=40", "train.every=10", "train.updates=1"),
     *("train.batch_length=4", "train.batch_size=2", "replay.memory_mb=1"),
     *("policy.critics=2", "replay.recent_share=0.5", "replay.recent_episodes=1"),
-    *("model.normalize_reward=true", "model.reward_variance_decay=0.9"),
+    *("model.normalize_reward=true", "model.reward_variance_decay=0.9", "train.random_shift=2"),
     *("evaluate.every=60", "checkpoint.every=12", "logger.tensorboard=false"),
 ]
 

@@ -34,6 +34,8 @@ SHORT = [
     "evaluate.video_every=2000",
     "checkpoint.keep=100",
     "replay.factors=true",
+    *("policy.critics=2", "replay.recent_share=0.5", "replay.recent_episodes=1"),
+    *("model.normalize_reward=true", "model.reward_variance_decay=0.9", "train.random_shift=2"),
 ]
 
 
