@@ -33,7 +33,10 @@ interpreters() {
 on() {
     local python=$1 version venv packages log status=0
     shift
-    version="$("$python" -c 'import platform; print(platform.python_version())')"
+    if ! version="$("$python" -c 'import platform; print(platform.python_version())')"; then
+        row "$python" - - - "this interpreter does not run" -
+        return 1
+    fi
     venv="$work/$version" log="$out/$version.log"
     say "$version: setting up, then testing; $log"
     SECONDS=0
