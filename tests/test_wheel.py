@@ -29,8 +29,10 @@ def wheels(tmp_path_factory) -> list[Path]:
         shutil.copytree(ROOT / name, checkout / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
-    shutil.unpack_archive(built(checkout, "sdist", folder / "sdist"), folder / "unpacked")
-    (unpacked,) = (folder / "unpacked").iterdir()
+    unpacked = folder / "unpacked"
+    unpacked.mkdir()
+    archive = built(checkout, "sdist", folder / "sdist")
+    subprocess.run(["tar", "-xf", archive, "--strip-components=1"], cwd=unpacked, check=True)  # alike on every Python
     return [built(source, "wheel", folder / f"of_{source.name}") for source in (checkout, unpacked)]
 
 
