@@ -405,11 +405,15 @@ def test_each_update_sees_pictures_shifted_anew(pixels, monkeypatch):
     batch = make_batch()
     batches = jax.tree.map(lambda v: np.stack([v, v]), batch)
     seen = []
-    monkeypatch.setattr(agent, "train_step", lambda state, batch, key: (seen.append(batch.observation) or state, {}))
-    state = agent.create(key)
+
+    def watched(state, batch, key):
+        seen.append(batch.observation)
+        return state._replace(updates=state.updates + 1), {}
+
+    monkeypatch.setattr(agent, "train_step", watched)
     with jax.disable_jit():
-        for update in (0, 1):
-            agent._train_chunk(state._replace(updates=jnp.array(update)), jax.tree.map(lambda v: v[:1], batches), key)
+        agent._train_chunk(agent.create(key), batches, key)
+    assert len(seen) == 2
     for update, found in enumerate(seen):
         expected = shifted(batch.observation, pixels, jax.random.fold_in(jax.random.fold_in(key, update), 2))
         np.testing.assert_array_equal(found, expected if pixels else batch.observation)

@@ -15,7 +15,7 @@ def shifted(observation: Array, pixels: int, key: jax.Array) -> jax.Array:
     """Moves each sequence of pictures [T, B, H, W, 3] by up to so many pixels in both directions.
 
     All pictures of a sequence move alike, so its dynamics stay as they are. The border is repeated (DrQ, Kostrikov et
-    al. 2021, Sec. 4.1, which shifts every picture by itself).
+    al. 2021, Sec. 4.1, which shifts each observation by itself).
     """
     height, width = observation.shape[-3:-1]
     margin = (pixels, pixels)
