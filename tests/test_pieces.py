@@ -436,6 +436,7 @@ def test_a_varied_force_is_held_for_two_to_sixteen_steps():
         ("policy.start_every=600", "must not exceed 448, the states"),
         ("policy.critic=three_hot", "two_hot"),
         ("model.norm=batch", "rms"),
+        ("train.random_shift=40", "train.random_shift"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(override, told):

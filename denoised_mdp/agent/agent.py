@@ -45,6 +45,10 @@ class ActingState(NamedTuple):
 Parameters = list[jax.Array]  # of the world model and the actor
 
 
+def _acts_with(state: TrainState) -> tuple[Any, Any]:
+    return state.world_model, state.policy.actor
+
+
 class Agent:
     """The functions of one configuration. Holds numbers and optimisers, never parameters."""
 
@@ -66,12 +70,11 @@ class Agent:
 
     def acting(self, state: TrainState) -> Parameters:
         """Returns the parameters that `act` takes: plain arrays, as modules take longer to pass than to compute."""
-        return jax.tree.leaves((state.world_model, state.policy.actor))
+        return jax.tree.leaves(_acts_with(state))
 
     @functools.cached_property
     def _acting_structure(self) -> Any:
-        shapes = self.shapes()
-        return jax.tree.structure((shapes.world_model, shapes.policy.actor))
+        return jax.tree.structure(_acts_with(self.shapes()))
 
     def _create(self, key: jax.Array) -> TrainState:
         rngs = nnx.Rngs(key)

@@ -343,7 +343,8 @@ class Train(Settings):
     prefill: Count  # env steps of random actions
     # held: full force either way, for ten agent steps; varied: random force, for 2, 4, 8 or 16 of them
     prefill_policy: Literal["uniform", "held", "varied"] = "uniform"
-    random_shift: Count = 0  # pixels; each training sequence is moved by up to so many, as a whole
+    # pixels, at most half of a small picture; each training sequence is moved by up to so many, as a whole
+    random_shift: Annotated[int, Field(ge=0, le=32), BeforeValidator(_whole)] = 0
     policy_after: Count = 0  # updates of the model alone, before the policy learns
     every: Size  # env steps between blocks of updates
     updates: Size  # gradient updates in a block
