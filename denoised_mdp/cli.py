@@ -270,7 +270,7 @@ def look(main: Callable[[Config, Path, Options], None], options_type: type[Optio
     with _one_line_errors(os.environ.get("HYDRA_FULL_ERROR") == "1"):
         parsed = parse_run_options(options_type, sys.argv[1:])
         _check_jax()
-        with disk_errors(parsed[2].run_dir, "once that is mended the same command starts anew"):
+        with disk_errors(parsed[2].run_dir, "fix that, then run the same command again: it starts anew"):
             main(*parsed)
 
 

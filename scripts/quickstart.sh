@@ -14,8 +14,8 @@ python="$root/.venv/bin/python"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 cd "$root"
 
-trap 'say "stopped; the same command goes on"; exit 130' INT
-say "training into $run_dir (Ctrl-C saves; the same command goes on)"
+trap 'say "stopped; run the same command to resume"; exit 130' INT
+say "training into $run_dir (Ctrl-C saves; the same command resumes)"
 "$python" scripts/train.py experiment=quickstart run_dir="$run_dir" "$@"
 say "drawing what the agent believes"
 "$python" scripts/visualize.py run_dir="$run_dir"

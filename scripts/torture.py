@@ -124,7 +124,7 @@ def main() -> None:
 def torture(name: str, out: Path, kills: int, rng: random.Random) -> bool:
     """Trains one variant undisturbed and with `kills` kills; returns whether the results are the same.
 
-    A run that reaches its end before all kills are spent is compared, and the rest of them goes to another one.
+    If a run ends before all kills are used, it is compared, and a new run gets the remaining kills.
     """
     whole, spent, same, landed = out / f"{name}-whole", 0, True, Counter[str]()
     _finish(name, whole)

@@ -51,7 +51,8 @@ def test_the_files_that_a_page_names_are_there(page):
 
 def test_one_page_lists_all_others():
     listed = {(ROOT / "docs" / link).resolve() for link in LINK.findall(prose("docs/README.md"))}
-    pages = {(ROOT / page).resolve() for page in PAGES if page.startswith("docs/") and page.count("/") == 1}
+    # Deeper folders hold the results of single runs, with pages that commands wrote.
+    pages = {(ROOT / page).resolve() for page in PAGES if page.startswith("docs/") and page.count("/") <= 2}
     assert pages - {ROOT / "docs" / "README.md"} <= listed
 
 

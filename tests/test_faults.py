@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_of_metrics(whole, tmp_path,
                 return log(logger, env_step, metrics)
 
         patch.setattr(Logger, "log", torn)
-        with pytest.raises(UserError, match=r"File too large.*once that is mended the same command goes on"):
+        with pytest.raises(UserError, match=r"File too large.*fix that, then run the same command again"):
             loop.train(config)
     assert not path.read_bytes().endswith(b"\n")
     loop.train(config)
@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_of_metrics(whole, tmp_path,
 def test_a_disk_that_is_full_while_a_picture_or_a_video_is_written_is_one_line(name, tmp_path):
     rows = {"observation": np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), np.uint8)}
     write = functools.partial(visualize.write_strip, columns=5) if name.endswith(".png") else visualize.write_video
-    with pytest.raises(UserError, match="mended") as caught, disk_errors("run", "once that is mended"), full_disk(3000):
+    with pytest.raises(UserError, match="fix that") as caught, disk_errors("run", "fix that"), full_disk(3000):
         write(tmp_path / name, rows)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -20,6 +20,7 @@ from denoised_mdp.runs import checkpoint, run_dir
 from denoised_mdp.runs.logger import read_metrics
 from denoised_mdp.runs.replay import Batch, Replay
 from denoised_mdp.training import loop
+from denoised_mdp.training import vectorized as learners
 from denoised_mdp.training.devices import Devices
 from denoised_mdp.training.learner import AgentSnapshot, Keys, Learner, Made, Pace, Seed, SequentialLearner
 from denoised_mdp.training.speeds import Speeds
@@ -221,7 +222,7 @@ def test_two_seeds_leave_what_two_single_runs_leave(on, on_device, alone, vector
     With their replays on the device they are the same runs.
     """
     if on == "gpu":
-        monkeypatch.setattr(loop, "vectorized_agent", lambda *_: vectorized)
+        monkeypatch.setattr(learners, "vectorized_agent", lambda *_: vectorized)
     start(tmp_path, f"replay.device={on_device}")
     assert_same_runs(tmp_path, alone, tolerance=0.0 if on == "cpu" else 1e-5)
     first, second = (Replay.open(folder(tmp_path, seed)).episode(0) for seed in (0, 1))

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from denoised_mdp.agent.critic import VALUES, Critic, Twins, value
-from denoised_mdp.model.chunks import mean_over_parts
+from denoised_mdp.model.chunks import mean_over_chunks
 from denoised_mdp.model.distributions import ClippedNormal, TanhNormal
 from denoised_mdp.model.latent import Factor
 from denoised_mdp.model.nets import MLP, PLAIN, Style
@@ -200,7 +200,7 @@ class DynamicsLearner:
             )
             return (of_actor, of_critic, metrics | {"critic_loss": critic_loss}), None
 
-        (of_actor, of_critic, metrics), _ = mean_over_parts(
+        (of_actor, of_critic, metrics), _ = mean_over_chunks(
             gradients, (starts, action_noise, state_noise), (0, 1, 1), at_a_time=ROLLOUTS_IN_CACHE
         )
         if self.replay_critic_weight:

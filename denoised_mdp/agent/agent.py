@@ -118,8 +118,8 @@ class Agent:
         Update number n of a run draws from fold_in(key, n), whatever the division into chunks.
         """
 
-        def body(state, part):
-            batch = gather(batches.rows, part) if isinstance(batches, Gathered) else part
+        def body(state, drawn):
+            batch = gather(batches.rows, drawn) if isinstance(batches, Gathered) else drawn
             step_key = jax.random.fold_in(key, state.updates)
             if pixels := self.config.train.random_shift:
                 moved = shifted(batch.observation, pixels, jax.random.fold_in(step_key, 2))  # train_step has 0 and 1

@@ -37,10 +37,11 @@ from denoised_mdp.model.world_model import DenoisedLearner, DenoisedMDP, Objecti
 class ModelLearner(Protocol):
     """The learning of a world model from experience.
 
-    The contract: `update` is a pure function. It filters the batch from a zero latent with the given noise, and returns
-    the latents of the model before the step. Each of its metrics is a scalar; `runs/metrics.py` lists its name with the
-    prefix `model/`. `loss` is among them, because a run ends where it is not finite. The world model has the methods of
-    `model/protocol.py`.
+    The contract: a learner is a frozen dataclass. Its `objective` is a named tuple with a field `reward_weight`, which
+    `NormalizedLearner` replaces. `update` is a pure function. It filters the batch from a zero latent with the given
+    noise, and returns the latents of the model before the step. Each of its metrics is a scalar; `runs/metrics.py`
+    lists its name with the prefix `model/`. `loss` is among them, because a run ends where it is not finite. The world
+    model has the methods of `model/protocol.py`.
     """
 
     @property

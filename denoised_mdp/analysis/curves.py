@@ -26,7 +26,7 @@ from matplotlib.ticker import EngFormatter
 
 METRIC = "evaluate/return_mean"
 THRESHOLDS = (100, 200, 300, 400, 500)  # returns whose env steps are reported
-SEEN = ("seed", "evaluate.", "render.")  # settings that leave what is learned as it is, or tell seeds apart
+SEEN = ("seed", "evaluate.", "render.")  # settings that do not affect learning, and the seed
 MOST_SETTINGS = 3  # in the name of a method
 WIDE = 50  # characters of a label that takes a line of the legend for itself
 PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]

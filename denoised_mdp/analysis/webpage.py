@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from denoised_mdp.analysis import curves, statistics, table1
-from denoised_mdp.analysis.factorization.report import HEADLINE, told
+from denoised_mdp.analysis.factorization.report import HEADLINE, estimate_text
 from denoised_mdp.config import Config
 from denoised_mdp.runs import run_dir
 from denoised_mdp.runs.logger import read_metrics
@@ -267,7 +267,7 @@ def _factorizations(configs: Mapping[Path, Config]) -> list[Block]:
         if (path := folder / "factorization.json").exists():
             found = json.loads(path.read_text())
             alarms = "; ".join(alarm["name"] for alarm in found["alarms"]) or "none"
-            rows.append([folder.name, *(told(found["headline"][name]) for name in HEADLINE), alarms])
+            rows.append([folder.name, *(estimate_text(found["headline"][name]) for name in HEADLINE), alarms])
     if not rows:
         return []
     return [Heading(2, "What each part knows"), Table(["run", *HEADLINE.values(), "alarms"], rows)]

@@ -49,7 +49,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
     }
     paths = report.write(options.folder(), about | found)
     for name, title in report.HEADLINE.items():
-        print(f"{title}: {report.told(found['headline'][name])}")
+        print(f"{title}: {report.estimate_text(found['headline'][name])}")
     for alarm in found["alarms"]:
         print(f"ALARM, {alarm['name']}: {alarm['text']}")
     print(*paths, sep="\n")

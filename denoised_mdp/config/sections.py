@@ -161,7 +161,7 @@ class Parts(Settings):
 
 
 def _one_of(names: Iterable[str]) -> GetPydanticSchema:
-    """As a Literal, of names that no type can list: those of the parts stand in `Parts` alone."""
+    """Returns a type that accepts exactly these names."""
     return GetPydanticSchema(lambda *_: literal_schema(list(names)))
 
 

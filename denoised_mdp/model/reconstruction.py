@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from denoised_mdp.model.chunks import mean_over_parts
+from denoised_mdp.model.chunks import mean_over_chunks
 from denoised_mdp.model.distributions import Array
 
 Rows = TypeVar("Rows")
@@ -46,7 +46,7 @@ def squared_error(decoder: Callable[[jax.Array], jax.Array], features: jax.Array
 
     decoder: a pytree of parameters, [B, L] -> [B, H, W, 3]; features: [..., L]; observation: [..., H, W, 3] uint8.
     """
-    return _in_parts(lambda *some: (_mean_error(decoder, *some), None), features, observation)[0]
+    return _in_chunks(lambda *some: (_mean_error(decoder, *some), None), features, observation)[0]
 
 
 def _mean_error(decoder: Any, features: jax.Array, observation: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ def _forward(decoder, features, observation):
         error, (to_decoder, to_features) = jax.value_and_grad(_mean_error, (0, 1))(decoder, features, observation)
         return (error, to_decoder), to_features * len(features)
 
-    (error, to_decoder), to_features = _in_parts(both, features, observation)
+    (error, to_decoder), to_features = _in_chunks(both, features, observation)
     return error, (to_decoder, to_features.reshape(features.shape) / len(to_features))
 
 
@@ -71,6 +71,6 @@ def _backward(saved, gradient):
 squared_error.defvjp(_forward, _backward)
 
 
-def _in_parts(function, features: jax.Array, observation: Array):
+def _in_chunks(function, features: jax.Array, observation: Array):
     arrays = (features.reshape(-1, features.shape[-1]), jnp.asarray(observation).reshape(-1, *observation.shape[-3:]))
-    return mean_over_parts(function, arrays, (0, 0), at_a_time=PICTURES_AT_A_TIME)
+    return mean_over_chunks(function, arrays, (0, 0), at_a_time=PICTURES_AT_A_TIME)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Brings a file to the disk, or the names in a folder: a power cut takes nothing of it afterwards.
+    """Flushes a file, or a folder's entries, to the disk, so that they survive a power cut.
 
     Raises:
         OSError: the disk refuses.

@@ -105,7 +105,7 @@ def _identities(config: Config) -> dict[str, str]:
 def _of_replay(folder: Path, recorded: str | None = None) -> str | None:
     """Returns name, length and hash of the newest episode of a replay, which may grow later; None: there is none.
 
-    With a `recorded` identity it is about the same bytes of that episode.
+    With `recorded`, hashes the same bytes of the episode that it names.
     """
     folder = folder if (folder / "spec.json").exists() else folder / "replay"
     name, _, length = (recorded or "").rpartition(" ")[0].partition(" ")

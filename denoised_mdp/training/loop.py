@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -24,15 +25,16 @@ from denoised_mdp.runs.evaluation import evaluation_envs
 from denoised_mdp.runs.progress import SHOWN, ProgressLine
 from denoised_mdp.runs.replay import Replay
 from denoised_mdp.training import signals
-from denoised_mdp.training.background import BackgroundLearner, copied_to_cpu
-from denoised_mdp.training.devices import END, BroadcastingLearner, Devices, DividedLearner, follow, join_processes
+from denoised_mdp.training.devices import END, Devices, join_processes
 from denoised_mdp.training.learner import Learner, Made, Pace, Seed, SequentialLearner, as_it_is, check_metrics
 from denoised_mdp.training.run import Run, defect
 from denoised_mdp.training.speeds import Speeds
-from denoised_mdp.training.vectorized import VectorizedLearner, vectorized_agent
+
+if TYPE_CHECKING:
+    from denoised_mdp.training.vectorized import VectorizedAgent
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-GO_ON = "once that is mended the same command goes on from the last checkpoint"
+GO_ON = "fix that, then run the same command again: it resumes from the last checkpoint"
 
 
 def train(*configs: Config) -> None:
@@ -53,7 +55,7 @@ def train(*configs: Config) -> None:
     if training.stop_signal is not None:
         if training.devices.is_main_process:
             stopped = f"stopped by {training.stop_signal} at env step {training.env_step}, saved"
-            signals.say(f"{stopped}; the same command goes on")
+            signals.say(f"{stopped}; run the same command to resume")
         signals.pass_on(training.stop_signal)
         raise SystemExit(0)  # a sweep ends too
 
@@ -116,8 +118,8 @@ def _align(configs: Sequence[Config]) -> None:
         seeds = ", ".join(f"seed {config.seed} at {step}" for config, step in zip(configs, newest, strict=True))
         late, furthest = configs[newest.index(common)], max(newest)
         raise UserError(
-            f"the seeds stand at different env steps ({seeds}): first bring the late ones level, each alone, as by "
-            f"seed={late.seed} run_dir={late.run_dir} train.env_steps={furthest} without seeds"
+            f"the seeds stand at different env steps ({seeds}): first train each late one, alone, to the same env "
+            f"step, for example with seed={late.seed} run_dir={late.run_dir} train.env_steps={furthest} without seeds"
         )
     for config, found in zip(configs, paths, strict=True):
         if found and int(found[-1].name) > common:
@@ -139,7 +141,7 @@ class Training:
             Run(config, self.agent, self.eval_envs, self.devices, own_line=len(configs) == 1) for config in configs
         ]
         self.envs = [env for run in self.runs for env in run.envs]
-        self.vectorized = vectorized_agent(self.agent, len(self.runs), self.devices)
+        self.vectorized = self._vectorized()
         self.updates_per_call = self._updates_per_call()
         shape = (self.updates_per_call, self.config.train.batch_length, self.config.train.batch_size)
         check_metrics(self.agent, self.runs[0].replay.dtype, shape)
@@ -197,6 +199,8 @@ class Training:
         """Computes this process's share of the updates to the end, in a process that is not the main one."""
         self._start()
         with self._signals():
+            from denoised_mdp.training.devices import follow
+
             follow(self.learner, self.devices, self.runs[0].replay)
 
     def close(self) -> None:
@@ -219,21 +223,45 @@ class Training:
         )
 
     def _new_learner(self, seeds: Sequence[Seed]) -> Learner:
-        """Returns the learner that the configuration selects: by default a plain `SequentialLearner`."""
-        stale = self.config.train.staleness > 0
+        """Returns the learner that the configuration selects: by default a plain `SequentialLearner`.
+
+        The others are imported by those who ask for them.
+        """
         pace = Pace(self.updates_per_call, self._interrupted, self.speeds)
-        to_actor = copied_to_cpu if stale else as_it_is
+        if self.config.train.staleness > 0:
+            from denoised_mdp.training.background import BackgroundLearner, copied_to_cpu
+
+            learner = self._foreground_learner(seeds, pace, copied_to_cpu)
+            if not self.devices.is_main_process:
+                return learner
+            return self._closers.enter_context(closing(BackgroundLearner(learner)))
+        return self._foreground_learner(seeds, pace, as_it_is)
+
+    def _foreground_learner(self, seeds: Sequence[Seed], pace: Pace, to_actor: Callable[[Any], Any]) -> Learner:
+        """Returns a learner whose updates are complete when `learn` returns."""
         if self.vectorized is not None:
+            from denoised_mdp.training.vectorized import VectorizedLearner
+
             learner = VectorizedLearner(self.vectorized, seeds, pace, self.devices, to_actor=to_actor)
         elif self.devices.several:
+            from denoised_mdp.training.devices import DividedLearner
+
             learner = DividedLearner(self.agent, seeds, pace, self.devices, to_actor=to_actor)
         else:
             learner = SequentialLearner(self.agent, seeds, pace, to_actor=to_actor)
-        if not self.devices.is_main_process:
-            return learner
-        if self.devices.processes > 1:
-            learner = BroadcastingLearner(learner, self.devices)
-        return self._closers.enter_context(closing(BackgroundLearner(learner))) if stale else learner
+        if self.devices.is_main_process and self.devices.processes > 1:
+            from denoised_mdp.training.devices import BroadcastingLearner
+
+            return BroadcastingLearner(learner, self.devices)
+        return learner
+
+    def _vectorized(self) -> VectorizedAgent | None:
+        """Returns the programs of several seeds; None where one seed learns, or where they take turns."""
+        if len(self.runs) == 1:
+            return None
+        from denoised_mdp.training.vectorized import vectorized_agent
+
+        return vectorized_agent(self.agent, len(self.runs), self.devices)
 
     def _updates_per_call(self) -> int:
         """Returns a divisor of `train.updates`, so that twice the batches of a call fit `replay.memory_mb`."""

@@ -160,7 +160,7 @@ class Run:
         self.episode_lengths[i] += 1
         if step.is_terminal and not self.config.model.continue_head:
             task = self.config.env.task
-            self._warn_once("ends", f"{task} ends episodes for good: model.continue_head=true would learn it")
+            self._warn_once("ends", f"{task} terminates episodes; set model.continue_head=true to learn when")
 
     def log_episodes(self) -> None:
         """Logs the returns of the episodes that have just ended, if there are any."""
@@ -296,9 +296,9 @@ class Run:
         self.logger.log(self.env_step, summary(episodes))
         if video:
             rows = visualize.decompose(state.world_model, episodes[0].observation, episodes[0].action, draw_key)
-            picture, film = visualize.write(self.folder / "videos" / f"{self.env_step:09d}", rows)
+            picture, video_path = visualize.write(self.folder / "videos" / f"{self.env_step:09d}", rows)
             self.logger.image(self.env_step, "evaluate/picture", picture)
-            self.logger.video(self.env_step, "evaluate/video", film)
+            self.logger.video(self.env_step, "evaluate/video", video_path)
 
     def save(self, snapshot: AgentSnapshot) -> None:
         """Saves a checkpoint: the agent's arrays, and as plain data all else that the next step depends on."""

@@ -90,8 +90,8 @@ def reward_relevance(
     heads = [reward_heads(world_model, f.s) for f in filtered]
     x_head, y_head = (np.concatenate([np.asarray(head[i])[1:] for head in heads]) for i in (0, 1))
 
-    def explained(said: NDArray[np.floating]) -> float | None:
-        return float(1 - np.var(reward - said) / np.var(reward)) if np.var(reward) > 1e-12 else None
+    def explained(predicted: NDArray[np.floating]) -> float | None:
+        return float(1 - np.var(reward - predicted) / np.var(reward)) if np.var(reward) > 1e-12 else None
 
     by_part = {"x": explained(x_head)}
     if world_model.reward_y is not None:

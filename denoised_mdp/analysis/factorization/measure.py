@@ -63,7 +63,10 @@ def probe(
 def measure(
     world_model: WorldModel, recordings: Recordings, key: jax.Array, *, probes: Sequence[str] = (LINEAR, NONLINEAR)
 ) -> dict[str, Any]:
-    """Returns all measures as nested plain data without NaN; None or missing if world or model has no such thing."""
+    """Returns all measures as nested plain data without NaN.
+
+    A measure is None or absent where the world or the model lacks its subject.
+    """
     filter_key, pair_key, action_key = jax.random.split(key, 3)
     episodes = recordings.episodes
     filtered = filter_all(world_model, episodes, filter_key)

@@ -119,7 +119,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def told(estimate: Mapping[str, Any] | None) -> str:
+def estimate_text(estimate: Mapping[str, Any] | None) -> str:
     """Formats an estimate: 0.83 (0.79 to 0.86), and its factor, if it has one."""
     if estimate is None:
         return "no such factor in this world"
