@@ -4,7 +4,7 @@
 #   git worktree add ../before main && bash scripts/same_numbers.sh ../before .
 #
 # Trains runs of size=debug with both: every model with every learner, several seeds, environments in workers,
-# staleness, the replay on the device, sunlight. The first version also begins each run, and the second one finishes it.
+# staleness, the replay on the device, two processes, sunlight. The first version also begins each run, and the second one finishes it.
 # Compares parameters, replay and progress byte for byte, and metrics except speed/*. RUNS="xy sac" trains only the runs
 # whose names match a word; OUT=folder keeps the runs, and does not train finished ones again.
 set -euo pipefail
@@ -23,6 +23,7 @@ declare -A settings=(
     [workers]="train.envs=2 train.workers=2 train.prefill=2000 train.env_steps=4000"
     [staleness]="train.staleness=1"
     [device]="replay.device=true"
+    [processes]="distributed=true"
     [seeds]="seeds=2"
 )
 for model in x xy xyz tia; do
@@ -30,10 +31,24 @@ for model in x xy xyz tia; do
 done
 
 train() { # train FOLDER_OF_CODE RUN_DIR SETTINGS...
+    local code=$1 run=$2 processes=() failed=0 i
+    shift 2
+    if [[ " $* " == *" distributed=true "* ]]; then # two processes of a made-up SLURM job
+        export SLURM_JOB_ID=1 SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=1
+        for i in 0 1; do SLURM_PROCID=$i SLURM_LOCALID=$i one "$code" "$run" "$@" & processes+=($!); done
+        for i in "${processes[@]}"; do wait "$i" || failed=1; done
+        unset SLURM_JOB_ID SLURM_STEP_NODELIST SLURM_NTASKS SLURM_STEP_NUM_NODES
+    else
+        one "$code" "$run" "$@" || failed=1
+    fi
+    ((failed == 0)) || { say "failed: $run.log"; tail -n 3 "$run.log" >&2; exit 1; }
+}
+
+one() { # one FOLDER_OF_CODE RUN_DIR SETTINGS...: one process
     local code=$1 run=$2
     shift 2
     (cd "$code" && PYTHONPATH="$code" "$python" scripts/train.py size=debug logger.tensorboard=false logger.progress=false \
-        run_dir="$run" "$@") >>"$run.log" 2>&1 || { say "failed: $run.log"; tail -n 3 "$run.log" >&2; exit 1; }
+        run_dir="$run" "$@") >>"$run.log" 2>&1
 }
 
 different=0

@@ -43,7 +43,7 @@ def experience(y=0.0, is_first=None):
 
 
 def figures_of(model, s, batch):
-    return foresight.figures(cast(Any, model), s, cast(Any, batch))
+    return foresight.divided(foresight.figures(cast(Any, model), s, cast(Any, batch)))
 
 
 def test_a_model_that_is_right_explains_everything():
@@ -75,14 +75,32 @@ def test_what_follows_the_end_of_an_episode_does_not_count():
     np.testing.assert_allclose(predicted[same > 0], true[same > 0], rtol=1e-5)
 
 
+def r2(predicted, true, weight):
+    return foresight.divided({"r2": foresight.unexplained(*map(jnp.asarray, (predicted, true, weight)))})["r2"]
+
+
+def test_batches_without_a_reward_do_not_hide_what_the_others_show():
+    rng = np.random.default_rng(2)
+    true = np.zeros((8, 7, B))
+    true[0] = rng.normal(size=(7, B))
+    predicted = true + 0.1
+    ones = jnp.ones((7, B))
+    batches = zip(jnp.asarray(predicted), jnp.asarray(true), strict=True)
+    of_each = [foresight.unexplained(guess, reward, ones) for guess, reward in batches]
+    mean = foresight.Ratio(*jnp.mean(jnp.asarray(of_each), axis=0))
+    assert foresight.divided({"r2": mean})["r2"] == pytest.approx(1 - 0.01 / (true[0].var() / 8), rel=1e-4)
+    alone = [float(foresight.divided({"r2": ratio})["r2"]) for ratio in of_each]
+    assert np.mean(alone) < -0.5  # the mean of shares
+
+
 def test_r2_is_numpy_s_and_bounded_from_below():
     rng = np.random.default_rng(1)
     true, weight = rng.normal(size=(7, B)), rng.integers(0, 2, (7, B))
     predicted = true + 0.5 * rng.normal(size=true.shape)
     chosen = weight > 0
     expected = 1 - np.mean((true - predicted)[chosen] ** 2) / true[chosen].var()
-    assert foresight.r2(*map(jnp.asarray, (predicted, true, weight))) == pytest.approx(expected, rel=1e-4)
-    assert foresight.r2(jnp.ones((7, B)), jnp.zeros((7, B)), jnp.ones((7, B))) == foresight.LEAST
+    assert r2(predicted, true, weight) == pytest.approx(expected, rel=1e-4)
+    assert r2(np.ones((7, B)), np.zeros((7, B)), np.ones((7, B))) == foresight.LEAST
 
 
 def test_a_reward_in_y_shows():

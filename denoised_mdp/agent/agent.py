@@ -86,17 +86,18 @@ class Agent:
         set_precision(state, self.config.precision)
         return state
 
-    def train_step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, Any]]:
         """Updates the world model on a batch [T, B], then the policy from the same latents.
 
-        The policy's metrics are 0 while it waits for `train.policy_after` updates of the model.
+        The policy's metrics are 0 while it waits for `train.policy_after` updates of the model. Shares of a variance
+        are `foresight.Ratio`s.
         """
         noise_key, policy_key = jax.random.split(key)
         noise = state.world_model.transition.noise(noise_key, batch.reward.shape)
         world_model, model_moments, s, metrics = self.model_learner.update(
             state.world_model, state.model_moments, batch, noise
         )
-        metrics |= foresight.figures(state.world_model, s, batch)
+        metrics: dict[str, Any] = metrics | foresight.figures(state.world_model, s, batch)
 
         def learned(policy: Any) -> tuple[Any, dict[str, jax.Array]]:
             return self.policy_learner.update(policy, world_model, s.x, batch, policy_key)
@@ -127,7 +128,7 @@ class Agent:
             return self.train_step(state, batch, step_key)
 
         state, metrics = jax.lax.scan(body, state, batches.places if isinstance(batches, Gathered) else batches)
-        return state, jax.tree.map(jnp.mean, metrics)
+        return state, foresight.divided(jax.tree.map(jnp.mean, metrics))
 
     def initial(self, environments: int) -> ActingState:
         """Returns the memory before an episode."""

@@ -5,6 +5,9 @@ The cheap figures of `analysis/diagnosis.py`, computed on training batches. Shap
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -12,18 +15,44 @@ from denoised_mdp.model.latent import Factor, Latent
 from denoised_mdp.model.protocol import Batch, WorldModel
 
 MOST_STEPS = 10  # of the open-loop prediction
-LEAST = -1.0  # a lower R2 carries no more information, and one batch of equal rewards would dominate a mean
+LEAST = -1.0  # a lower R2 carries no more information
 
 
-def figures(world_model: WorldModel, s: Latent[Factor], batch: Batch) -> dict[str, jax.Array]:
-    """Returns R2 of the reward from filtered latents [T, B], R2 of r_x open-loop, and the variance share of r_y."""
+class Ratio(NamedTuple):
+    """A share of a variance before the division: means over batches are of both terms.
+
+    Where rewards are rare, most batches have no variance, and a mean of their shares would say nothing.
+    """
+
+    part: jax.Array
+    whole: jax.Array
+
+    @property
+    def share(self) -> jax.Array:
+        """The quotient."""
+        return self.part / jnp.maximum(self.whole, 1e-6)
+
+
+def figures(world_model: WorldModel, s: Latent[Factor], batch: Batch) -> dict[str, Ratio]:
+    """Returns terms of: R2 of the reward from filtered latents [T, B], R2 of r_x open-loop, variance share of r_y."""
     reward, predicted = jnp.asarray(batch.reward), world_model.reward(s.x, s.y)
     of_y = predicted - world_model.x_reward(s.x)
     return {
-        "reward_r2": r2(predicted, reward, jnp.ones(reward.shape)),
-        "reward_r2_ahead": r2(*ahead(world_model, s.x, batch)),
-        "reward_y_share": jnp.var(of_y) / jnp.maximum(jnp.var(reward), 1e-6),
+        "reward_r2": unexplained(predicted, reward, jnp.ones(reward.shape)),
+        "reward_r2_ahead": unexplained(*ahead(world_model, s.x, batch)),
+        "reward_y_share": Ratio(jnp.var(of_y), jnp.var(reward)),
     }
+
+
+def divided(metrics: Mapping[str, jax.Array | Ratio]) -> dict[str, jax.Array]:
+    """Returns metrics with the value [] of each `Ratio` in its place: an R2, at least `LEAST`, or a share."""
+
+    def value(name: str, metric: jax.Array | Ratio) -> jax.Array:
+        if not isinstance(metric, Ratio):
+            return metric
+        return jnp.maximum(1.0 - metric.share, LEAST) if "r2" in name else metric.share
+
+    return {name: value(name, metric) for name, metric in metrics.items()}
 
 
 def ahead(world_model: WorldModel, x: Factor, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -46,9 +75,8 @@ def ahead(world_model: WorldModel, x: Factor, batch: Batch) -> tuple[jax.Array, 
     return predicted[late], jnp.asarray(batch.reward)[rows][late], same_episode[late]
 
 
-def r2(predicted: jax.Array, true: jax.Array, weight: jax.Array) -> jax.Array:
-    """Returns the share [] of the variance that is explained, at least `LEAST`; all arguments are [K, B]."""
+def unexplained(predicted: jax.Array, true: jax.Array, weight: jax.Array) -> Ratio:
+    """Returns the mean squared error [] and the variance []; all arguments are [K, B]."""
     total = jnp.maximum(jnp.sum(weight), 1.0)
     mean = jnp.sum(weight * true) / total
-    error, variance = (jnp.sum(weight * (true - v) ** 2) / total for v in (predicted, mean))
-    return jnp.maximum(1.0 - error / jnp.maximum(variance, 1e-6), LEAST)
+    return Ratio(*(jnp.sum(weight * (true - v) ** 2) / total for v in (predicted, mean)))

@@ -38,7 +38,7 @@ METRICS = {
     "model/kl_y_loss": "the same for y",
     "model/kl_z_loss": "the same for z",
     "model/kl_x_below_free_nats": "share of the steps whose KL of x lies below its free nats",
-    "model/reward_r2": "share of the reward's variance that the model explains, at least -1; 1 is everything",
+    "model/reward_r2": "share of the rewards' variance within batches that the model explains: -1 (or less) to 1",
     "model/reward_r2_ahead": "the same for r_x, six to ten steps after the last picture: a policy learns on it",
     "model/reward_y_share": "variance of r_y, as a share of the reward's; no policy sees it",
     "model/grad_norm": "norm of the world model's gradient, before clipping; with model=tia only the task's part",
