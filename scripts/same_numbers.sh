@@ -4,9 +4,9 @@
 #   git worktree add ../before main && bash scripts/same_numbers.sh ../before .
 #
 # Trains runs of size=debug with both: every model with every learner, several seeds, environments in workers,
-# staleness, the replay on the device, two processes, sunlight. The first version also begins each run, and the second one finishes it.
-# Compares parameters, replay and progress byte for byte, and metrics except speed/*. RUNS="xy sac" trains only the runs
-# whose names match a word; OUT=folder keeps the runs, and does not train finished ones again.
+# staleness, the replay on the device, two processes, sunlight. The first version also begins each run, and the second
+# one finishes it. Compares parameters, replay and progress byte for byte, and metrics except speed/*. RUNS="xy sac"
+# trains only the runs whose names match a word; OUT=folder keeps the runs, and does not train finished ones again.
 set -euo pipefail
 
 (($# == 2)) || { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; }

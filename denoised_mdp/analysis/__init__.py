@@ -12,7 +12,7 @@ recordings      episodes with the ground truth, under a fixed mixture of policie
 obtain          loads or records such episodes as a user requests them
 factorization/  measures the true factors in each latent part
 regression      predicts joint positions from an encoder's embedding of one picture
-regression_report  writes the result as JSON, text and PNG
+regression_report  writes the result as JSON, Markdown and a picture
 baselines       returns of random and of constant actions in a world
 notebook        pictures and sliders in a notebook
 """
