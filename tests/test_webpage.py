@@ -35,6 +35,12 @@ def runs(tmp_path):
     estimate = {"value": 0.51, "low": 0.4, "high": 0.6}
     found = {"headline": dict.fromkeys(webpage.HEADLINE, estimate), "alarms": [{"name": "swapped", "text": "x is y"}]}
     (runs[0] / "factorization.json").write_text(json.dumps(found))
+    evaluated = {"env_step": 10000, "seed": 1841, "return_mean": 250.0, "return_low": 214.0, "return_high": 286.0}
+    evaluated |= {"noise": run_dir.load(runs[0]).noise.model_dump(), "returns": [240.0, 260.0]}
+    (runs[0] / "evaluation-000010000-seed1841.json").write_text(json.dumps(evaluated))
+    evaluated |= {"seed": 7, "return_mean": 33.0, "return_low": 30.0, "return_high": 36.0}
+    evaluated |= {"noise": run_dir.load(runs[3]).noise.model_dump()}
+    (runs[0] / "evaluation-000010000-seed7.json").write_text(json.dumps(evaluated))
     return runs
 
 
@@ -82,6 +88,8 @@ def test_a_page_holds_all_and_fetches_nothing(runs, tmp_path):
         "598 (118)",  # Table 1, behind a video
         "0.50",  # CPU hours
         "2,048",  # MiB
+        "xy010,00021841the run's250 (214 to 286)",  # an evaluation's row: 2 episodes of seed 1841
+        "xy010,00027another33 (30 to 36)",
     ):
         assert words in reader.text, words
     assert re.search(r"Probability .*x and y.* ends above one of:", reader.text) and "1.00" in reader.text

@@ -185,8 +185,7 @@ def _world(name: str, world: str, configs: Mapping[Path, Config], baselines: Map
                 f"{baselines['best_constant_mean']:.1f}."
             )
         )
-    blocks += _anchors(next(iter(configs.values())))
-    blocks += _pictures(name, configs)
+    blocks += [*_evaluations(configs), *_anchors(next(iter(configs.values()))), *_pictures(name, configs)]
     return blocks
 
 
@@ -207,6 +206,23 @@ def _improvement(summary: Mapping[str, Any]) -> list[Block]:
         Paragraph(f"Probability that a run of “{first}” ends above one of:"),
         Table(["method", "probability"], rows),
     ]
+
+
+def _evaluations(configs: Mapping[Path, Config]) -> list[Block]:
+    """Returns what the command evaluate measured of these runs, run by run."""
+    rows = []
+    for folder, method in curves.methods(configs).items():
+        for path in sorted(folder.glob(run_dir.EVALUATION.format(env_step="*", seed="*"))):
+            found = json.loads(path.read_text())
+            noise = "the run's" if found["noise"] == configs[folder].noise.model_dump() else "another"
+            about = [f"{found['env_step']:,}", str(len(found["returns"])), str(found["seed"]), noise]
+            returned = {"value": found["return_mean"], "low": found["return_low"], "high": found["return_high"]}
+            rows.append([method, folder.name, *about, _interval(returned)])
+    if not rows:
+        return []
+    header = ["method", "run", "env step", "held-out episodes", "their seed", "noise", "return"]
+    explained = "What the command evaluate measured; the intervals are over the episodes of one agent:"
+    return [Paragraph(explained), Table(header, rows)]
 
 
 def _anchors(config: Config) -> list[Block]:

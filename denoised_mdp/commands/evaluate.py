@@ -28,6 +28,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
 
     if options.baselines and config.env.name != "dmc":
         raise UserError(f"baselines=true: only tasks of the dm_control suite have them, not env={config.env.name}")
+    from denoised_mdp.runs import run_dir
     from denoised_mdp.runs.evaluation import evaluation_envs, load_agent, rollout, summary
 
     envs = evaluation_envs(config, episodes=options.episodes, seed=options.seed, workers=options.workers)
@@ -42,7 +43,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
         **{name.removeprefix("evaluate/"): value for name, value in numbers.items()},
         "returns": [episode.episode_return for episode in episodes],
     }
-    path = Path(options.run_dir) / f"evaluation-{checkpoint.name}-seed{options.seed}.json"
+    path = Path(options.run_dir) / run_dir.EVALUATION.format(env_step=checkpoint.name, seed=options.seed)
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(
         f"return {report['return_mean']:.1f}, 95% confidence {report['return_low']:.1f} to "

@@ -25,6 +25,7 @@ from denoised_mdp.runs.sources import CONSTRUCTOR
 
 CONFIG = "config.yaml"
 LOCK = "lock"
+EVALUATION = "evaluation-{env_step}-seed{seed}.json"  # written by the command evaluate
 _OWN = (LOCK, f"{CONFIG}.partial")  # files that a failed start may leave in a folder
 _log = logging.getLogger(__name__)
 
