@@ -128,6 +128,21 @@ def test_a_running_variance_is_that_of_all_batches_by_their_age():
         np.testing.assert_allclose(metrics["weight"], expected, rtol=1e-5)
 
 
+def test_the_variance_of_a_batch_counts_between_a_share_of_the_running_one_and_all_of_it():
+    rng, floor, noise = np.random.default_rng(0), 0.25, Latent(*jnp.zeros((3, T, B, 1)))
+    normalized = NormalizedLearner(Weighing(EQUATION_4._replace(reward_weight=50.0)), 0.9, floor)
+    alone = NormalizedLearner(Weighing(EQUATION_4._replace(reward_weight=50.0)), 0.9)
+    moments, met = normalized.init(None), []
+    for scale in (1.0, 0.1, 0.8, 2.0):
+        batch = make_batch()._replace(reward=(scale * rng.normal(size=(T, B))).astype(np.float32))
+        *_, plain = alone.update(None, moments, batch, noise)
+        _, moments, _, metrics = normalized.update(None, moments, batch, noise)
+        running = 50 / plain["weight"]
+        met.append(float(batch.reward.var() / running))
+        np.testing.assert_allclose(metrics["weight"], 50 / (np.clip(met[-1], floor, 1) * running), rtol=1e-5)
+    assert met[1] < floor < met[2] < 1 < met[3], "all three cases"
+
+
 def test_a_running_variance_without_any_reward_is_the_least():
     normalized = NormalizedLearner(Weighing(EQUATION_4), 0.99)
     batch = make_batch()._replace(reward=np.zeros((T, B), np.float32))

@@ -86,7 +86,7 @@ def model_learner(model: Model) -> ModelLearner:
     """Returns the learner of the world model that the configuration names."""
     running = model.normalize_reward and model.reward_variance_decay > 0
     learner = _learner(model, normalize_reward=model.normalize_reward and not running)
-    return NormalizedLearner(learner, model.reward_variance_decay) if running else learner
+    return NormalizedLearner(learner, model.reward_variance_decay, model.reward_variance_floor) if running else learner
 
 
 def _learner(model: Model, *, normalize_reward: bool) -> ModelLearner:

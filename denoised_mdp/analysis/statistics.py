@@ -26,7 +26,10 @@ class Estimate(NamedTuple):
 
 
 def interquartile_mean(scores: Scores) -> float:
-    """Returns the mean of the middle half of all scores: neither one lucky run nor one failure decides it."""
+    """Returns the mean of the middle half of all scores: neither one lucky run nor one failure decides it.
+
+    A quarter of fewer than four scores is none, so theirs is the plain mean.
+    """
     return float(trim_mean(np.concatenate(scores), 0.25))
 
 

@@ -27,8 +27,8 @@ from denoised_mdp.runs.logger import read_metrics
 ANCHORS = Path(__file__).with_name("anchors.json")
 PACKAGES = ("denoised-mdp", "jax", "flax", "optax", "numpy", "mujoco", "dm_control")
 READING = (
-    "Thin lines: one per seed. Thick lines: the interquartile mean over seeds, with the 95% interval of a stratified "
-    "bootstrap over seeds. Runs are averaged only if they differ in nothing but the seed."
+    "Thin lines: one per seed. Thick lines: the interquartile mean over seeds (of fewer than four, the mean), with the "
+    "95% interval of a stratified bootstrap over seeds. Runs are averaged only if they differ in nothing but the seed."
 )
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #222 }

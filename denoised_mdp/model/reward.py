@@ -59,14 +59,17 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class NormalizedLearner:
-    """A learner of a world model whose weight of the reward is divided by a running variance.
+    """A learner of a world model whose weight of the reward is divided by a variance that remembers earlier batches.
 
     `importance` divides by the variance of one batch. Where rewards are rare, a batch without any has almost no
-    variance, and its weight would teach the model that there are none.
+    variance, and its weight would teach the model that there are none. The running variance alone gives small
+    differences of low rewards little weight. So the variance of the batch counts between a share of the running one,
+    `floor`, and all of it.
     """
 
     learner: Any  # an agent.build.ModelLearner
     decay: float
+    floor: float = 1.0  # 1: the running variance alone
 
     @property
     def objective(self) -> Any:
@@ -80,9 +83,11 @@ class NormalizedLearner:
     def update(
         self, world_model: Any, moments: Moments, batch: Batch, noise: Latent[jax.Array]
     ) -> tuple[Any, Moments, Latent[Factor], dict[str, jax.Array]]:
-        """Returns the learner's results; the variance includes this batch."""
+        """Returns the learner's results; the running variance includes this batch."""
         of_reward = moments.of_reward.after(batch.reward, self.decay)
-        objective = self.objective._replace(reward_weight=self.objective.reward_weight / of_reward.variance)
+        running = of_reward.variance
+        variance = jnp.clip(jnp.var(jnp.asarray(batch.reward)), self.floor * running, running)
+        objective = self.objective._replace(reward_weight=self.objective.reward_weight / variance)
         learner = dataclasses.replace(self.learner, objective=objective)
         world_model, of_learner, s, metrics = learner.update(world_model, moments.of_learner, batch, noise)
         return world_model, Moments(of_learner, of_reward), s, metrics
