@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from denoised_mdp.agent import Agent
-from denoised_mdp.analysis import diagnosis
+from denoised_mdp.analysis import action_effects, diagnosis
 from denoised_mdp.analysis.diagnosis import HORIZON, Diagnosis, diagnose, draw, verdict
 from denoised_mdp.config.compose import compose
 from denoised_mdp.errors import UserError
-from denoised_mdp.runs.evaluation import Episode
+from denoised_mdp.runs.evaluation import Episode, evaluation_envs
 
 A, STEPS = 2, 120
 SOUND = Diagnosis(
@@ -123,6 +123,8 @@ def test_a_perfect_prediction_explains_all_and_the_mean_nothing():
         ({"action_spread": 0.0}, "the same action"),
         ({"entropy": -5.0}, "deterministic"),
         ({"kl_x_below_free_nats": 0.95}, "learns from 5% of the steps"),
+        ({"action_effect": 0.02}, "does not know what actions do"),
+        ({"action_effect": 0.3}, "no fault"),
     ],
 )
 def test_a_verdict_names_what_is_wrong_and_nothing_else(changes, told):
@@ -142,3 +144,35 @@ def test_what_cannot_be_diagnosed_says_so(agent, episodes):
     sac = Agent(compose(["size=debug", "policy=sac"]), A)
     with pytest.raises(UserError, match="critic of policy=dynamics"):
         diagnose(sac, sac.create(jax.random.key(0)), episodes, jax.random.key(1))
+
+
+def test_the_effects_of_actions_are_compared_within_states_alone():
+    rng = np.random.default_rng(0)
+    earned, of_state = rng.normal(size=(50, 4)), 100 * rng.normal(size=(50, 1))
+    correlation = lambda predicted: action_effects.correlation(action_effects.Outcomes(predicted, earned + of_state))  # noqa: E731
+    np.testing.assert_allclose(correlation(3 * earned - of_state), 1, rtol=1e-6)
+    np.testing.assert_allclose(correlation(-earned + of_state), -1, rtol=1e-6)
+    assert abs(correlation(rng.normal(size=(50, 4)) + of_state)) < 0.2
+    assert correlation(0 * earned + of_state) == 0, "a model to which all actions are the same"
+
+
+def test_other_actions_are_played_from_the_states_of_the_episode(monkeypatch):
+    config = compose(["size=debug", "env=sunlight", "env.episode_frames=60"])
+    envs = evaluation_envs(config, episodes=1, seed=5)
+    agent = Agent(config, envs[0].action_size)
+    state = agent.create(jax.random.key(0))
+    monkeypatch.setattr(action_effects, "OFFSET", 0.0)
+    same = action_effects.outcomes(agent, state, envs, seed=5, steps=15)
+    assert same.predicted.shape == same.earned.shape and same.earned.shape[1] == action_effects.SEQUENCES
+    _, actions, _ = action_effects._episode(agent, state, envs[0], 5)
+    envs[0].seed(5)
+    envs[0].reset()
+    reward = np.array([envs[0].step(action).reward for action in actions])
+    rows = np.unique(np.linspace(20, len(reward) - 15, action_effects.STATES).astype(int))
+    expected = [reward[row : row + 15].sum() for row in rows]
+    np.testing.assert_allclose(same.earned, np.repeat(np.array(expected)[:, None], action_effects.SEQUENCES, axis=1))
+    np.testing.assert_allclose(np.ptp(same.predicted, axis=1), 0, atol=1e-5)
+
+    monkeypatch.setattr(action_effects, "OFFSET", 0.5)
+    other = action_effects.outcomes(agent, state, envs, seed=5, steps=15)
+    assert np.all(np.ptp(other.earned, axis=1) > 0) and np.all(np.ptp(other.predicted, axis=1) > 0)

@@ -8,6 +8,7 @@ statistics      interquartile means, bootstrap intervals, probabilities of impro
 table1          the paper's Table 1 beside the runs
 webpage         the report of many runs, as one HTML file
 diagnosis       reports why an agent does not learn
+action_effects  compares imagined with real effects of actions
 recordings      episodes with the ground truth, under a fixed mixture of policies, in a file that models share
 obtain          loads or records such episodes as a user requests them
 factorization/  measures the true factors in each latent part

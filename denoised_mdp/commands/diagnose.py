@@ -22,7 +22,7 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
     """Prints the verdict and writes run_dir/diagnosis-<env step>.png and .json."""
     import jax
 
-    from denoised_mdp.analysis import diagnosis
+    from denoised_mdp.analysis import action_effects, diagnosis
     from denoised_mdp.runs.evaluation import evaluation_envs, load_agent, rollout
 
     envs = evaluation_envs(config, episodes=options.episodes, seed=options.seed)
@@ -30,6 +30,8 @@ def main(config: Config, checkpoint: Path, options: Options) -> None:
     key = jax.random.key(options.seed)
     episodes = rollout(agent, state, envs, key, seed=options.seed, record=options.episodes)
     figures, traces = diagnosis.diagnose(agent, state, episodes, key)
+    tried = action_effects.outcomes(agent, state, envs, seed=options.seed, steps=diagnosis.HORIZON)
+    figures = figures._replace(action_effect=action_effects.correlation(tried))
     sentences = diagnosis.verdict(
         figures,
         free_nats_on_prior=config.model.free_nats_on_prior,
