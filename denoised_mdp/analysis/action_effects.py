@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from denoised_mdp.agent import Agent, TrainState
+from denoised_mdp.analysis.diagnosis import BURN_IN
 from denoised_mdp.envs import AnyEnv
+from denoised_mdp.model.foresight import open_loop
 from denoised_mdp.model.latent import Factor
 
 STATES, SEQUENCES = 12, 4  # of each environment
 OFFSET = 0.5  # of a sequence from the policy's own actions, up or down in each dimension
 HELD = 5  # steps; single steps hardly move a robot
-FIRST = 20  # row of the first state: before it the filter has seen too little
 
 
 class Outcomes(NamedTuple):
@@ -45,7 +46,7 @@ def outcomes(agent: Agent, state: TrainState, envs: Sequence[AnyEnv], *, seed: i
 def _outcomes(agent: Agent, state: TrainState, env: AnyEnv, seed: int, steps: int) -> Outcomes:
     rng = np.random.default_rng(seed)
     x, actions, states = _episode(agent, state, env, seed)
-    rows = np.unique(np.linspace(min(FIRST, len(actions) - steps), len(actions) - steps, STATES).astype(int))
+    rows = np.unique(np.linspace(min(BURN_IN, len(actions) - steps), len(actions) - steps, STATES).astype(int))
     signs = rng.choice([-1.0, 1.0], (len(rows), SEQUENCES, -(-steps // HELD), actions.shape[-1]))
     offsets = OFFSET * np.repeat(signs, HELD, axis=2)[:, :, :steps]
     own = np.stack([actions[row : row + steps] for row in rows])[:, None]
@@ -95,12 +96,5 @@ def _played(env: AnyEnv, state: Any, actions: np.ndarray) -> float:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _imagined(agent: Agent, state: TrainState, x: Factor, sequences: jax.Array) -> jax.Array:
-    model = state.world_model
-
-    def body(x: Factor, action: jax.Array) -> tuple[Factor, jax.Array]:
-        belief, prior = model.transition.x_step(x, action)
-        x = Factor(belief, prior.mean)
-        return x, model.x_reward(x)
-
     x = jax.tree.map(lambda v: jnp.broadcast_to(v[:, None], (*sequences.shape[:2], v.shape[-1])), x)
-    return jax.lax.scan(body, x, jnp.moveaxis(sequences, 2, 0))[1].sum(axis=0)
+    return open_loop(state.world_model, x, jnp.moveaxis(sequences, 2, 0)).sum(axis=0)

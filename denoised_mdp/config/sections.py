@@ -199,9 +199,7 @@ class WorldModel(Parts):
     reward_weight: Positive  # on the reward's -log p; 1 is the paper's
     normalize_reward: bool = False  # divide that weight by the variance of the batch's rewards
     reward_variance_decay: Decay = 0.0  # of its running average over updates; 0: the variance of the batch alone
-    reward_variance_floor: Fraction = (
-        1.0  # of the running variance; above it the batch's counts; 1: the running one alone
-    )
+    reward_variance_floor: Fraction = 1.0  # least share of it, where the batch's is smaller; 1: it alone counts
     continue_head: bool  # predict terminations; for worlds that end for other reasons than a time limit
     encoder: Literal["conv", "patch"]
     decoder: Literal["conv", "patch"]

@@ -64,15 +64,21 @@ def ahead(world_model: WorldModel, x: Factor, batch: Batch) -> tuple[jax.Array, 
     stop = min(batch.reward.shape[0], start + 1 + MOST_STEPS)
     rows = slice(start + 1, stop)
 
+    predicted = open_loop(world_model, jax.tree.map(lambda v: v[start], x), jnp.asarray(batch.action)[rows])
+    same_episode = 1.0 - jnp.minimum(1.0, jnp.cumsum(jnp.asarray(batch.is_first)[rows].astype(jnp.float32), axis=0))
+    late = slice(predicted.shape[0] // 2, None)
+    return predicted[late], jnp.asarray(batch.reward)[rows][late], same_episode[late]
+
+
+def open_loop(world_model: WorldModel, x: Factor, action: jax.Array) -> jax.Array:
+    """Returns r_x [K, ...] where x follows the means of its priors from x [...] on, under actions [K, ..., A]."""
+
     def body(x: Factor, action: jax.Array) -> tuple[Factor, jax.Array]:
         belief, prior = world_model.transition.x_step(x, action)
         x = Factor(belief, prior.mean)
         return x, world_model.x_reward(x)
 
-    _, predicted = jax.lax.scan(body, jax.tree.map(lambda v: v[start], x), jnp.asarray(batch.action)[rows])
-    same_episode = 1.0 - jnp.minimum(1.0, jnp.cumsum(jnp.asarray(batch.is_first)[rows].astype(jnp.float32), axis=0))
-    late = slice(predicted.shape[0] // 2, None)
-    return predicted[late], jnp.asarray(batch.reward)[rows][late], same_episode[late]
+    return jax.lax.scan(body, x, action)[1]
 
 
 def unexplained(predicted: jax.Array, true: jax.Array, weight: jax.Array) -> Ratio:
