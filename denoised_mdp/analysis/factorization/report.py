@@ -213,7 +213,7 @@ def _draw_pairs(axes: Any, report: Mapping[str, Any]) -> None:
         share = report["clean_pairs"][part]["noise_share"]
         _bar(axes, i, share, f"C{i}")
         axes.text(share["high"] + 0.02, i, f"{share['value']:.2f}", va="center")
-    _finish(axes, names, "clean pairs: the noise's share of movement")
+    _finish(axes, names, "clean pairs: movement due to noise")
 
 
 def _draw_reconstruction(axes: Any, report: Mapping[str, Any]) -> None:
